@@ -1,0 +1,1 @@
+"""Board tops on amaranth-boards, with clocking and host links."""

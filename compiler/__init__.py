@@ -1,0 +1,1 @@
+"""From an integer network and a core configuration to a program, a memory plan and a list of layers."""

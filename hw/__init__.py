@@ -1,0 +1,1 @@
+"""Units, engines and the core, in Amaranth only."""

@@ -1,0 +1,1 @@
+"""Row units: log-softmax and LayerNorm at one word per cycle."""

@@ -1,0 +1,1 @@
+"""Golden integer operators, float reference, quantiser and networks, in numpy only."""

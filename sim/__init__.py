@@ -1,0 +1,1 @@
+"""Verilator runner, cocotb benches, timing model and reports."""
