@@ -1,0 +1,18 @@
+"""Amaranth components to Verilog text, the same on every machine."""
+
+import os
+
+from amaranth.back import verilog
+from amaranth.lib import wiring
+
+__all__ = ["to_verilog"]
+
+
+def to_verilog(component: wiring.Component, name: str) -> str:
+    """Verilog of ``component`` as module ``name``.
+
+    Ports are the flattened signature (``i__payload``, structs as one vector, field 0 in the least significant bits) and ``clk``, ``rst``.
+    The text depends on the component alone: no source locations, and always the Yosys that is bundled with Amaranth.
+    """
+    os.environ["AMARANTH_USE_YOSYS"] = "builtin"
+    return verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
