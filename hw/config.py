@@ -1,0 +1,169 @@
+"""Configuration of a core: every size that hardware, compiler and timing model share."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import asdict, dataclass, replace
+
+from amaranth.utils import ceil_log2
+
+__all__ = ["LANES", "MODES", "PRESETS", "CoreConfig", "preset"]
+
+LANES = (4, 8, 12, 16, 32, 64)
+#: Operand modes, in the order of their bits in the configuration register and of their codes in an instruction.
+MODES = ("int8", "log2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreConfig:
+    """Sizes of a core.
+
+    Parameters
+    ----------
+    lanes : int
+        L: rows and columns of the array, and bytes of a scratchpad word.
+    modes : tuple of str
+        Operand modes of the array (:data:`MODES`).
+    epilogue_lanes : int
+        E: accumulators that leave through the epilogue in a cycle: L/4, L/2 or L; 0 stands for L/4.
+    scratchpad_bytes : int
+        Upper bound; a bank has the largest power of two of words that keeps all banks within it.
+    banks : int
+        Scratchpad banks, a power of two.
+    accumulator_rows : int
+        Rows (tokens) of one MATMUL, at most.
+    constant_channels, norm_channels : int
+        Channels whose epilogue constants, LayerNorm constants are on chip at one time.
+    tables : int
+        Activation tables and softmax tables of 256 entries on chip at one time.
+    program_depth : int
+        Instructions of a program, at most.
+    queue_depth : int
+        Instructions waiting in each of the four queues.
+    memory_bytes_per_cycle : int
+        Bandwidth of the external memory; :attr:`port_bytes` is what the port carries.
+    memory_latency : int
+        Cycles from an accepted read burst to its first beat. A property of the memory: the core works with any; simulation and the
+        timing model use it.
+    """
+
+    lanes: int = 16
+    modes: tuple[str, ...] = MODES
+    epilogue_lanes: int = 0
+    scratchpad_bytes: int = 2 << 20
+    banks: int = 8
+    accumulator_rows: int = 256
+    constant_channels: int = 4096
+    norm_channels: int = 2048
+    tables: int = 2
+    program_depth: int = 1024
+    queue_depth: int = 16
+    memory_bytes_per_cycle: int = 16
+    memory_latency: int = 30
+
+    def __post_init__(self) -> None:
+        if self.lanes not in LANES:
+            raise ValueError(f"lanes must be one of {', '.join(map(str, LANES))}, not {self.lanes}")
+        if self.epilogue_lanes == 0:
+            object.__setattr__(self, "epilogue_lanes", self.lanes // 4)
+        if self.epilogue_lanes not in (self.lanes // 4, self.lanes // 2, self.lanes):
+            raise ValueError(f"epilogue_lanes must be a quarter, half or all of {self.lanes} lanes, not {self.epilogue_lanes}")
+        unknown = [mode for mode in self.modes if mode not in MODES]
+        if unknown or "int8" not in self.modes:
+            raise ValueError(f"modes must be int8 and any of {', '.join(MODES[1:])}, not {', '.join(self.modes)}")
+        for name in ("banks", "accumulator_rows", "program_depth", "queue_depth", "tables", "constant_channels", "norm_channels"):
+            value = getattr(self, name)
+            if value < 2 or value & (value - 1):
+                raise ValueError(f"{name} must be a power of two of at least 2, not {value}")
+        if self.accumulator_rows > 4096:
+            raise ValueError(f"accumulator_rows must be at most 4096, not {self.accumulator_rows}")
+        if self.scratchpad_bytes < self.banks * self.lanes * 16:
+            raise ValueError(f"scratchpad_bytes must be at least {self.banks * self.lanes * 16}, not {self.scratchpad_bytes}")
+        if self.memory_bytes_per_cycle < 1:
+            raise ValueError(f"memory_bytes_per_cycle must be at least 1, not {self.memory_bytes_per_cycle}")
+        if self.memory_latency < 1:
+            raise ValueError(f"memory_latency must be at least 1, not {self.memory_latency}")
+        if self.address_bits > 20:
+            raise ValueError(f"a scratchpad of {self.scratchpad_words} words of {self.lanes} bytes is more than 2**20 words")
+
+    @property
+    def bank_words(self) -> int:
+        """Words of one bank, a power of two."""
+        return 1 << ((self.scratchpad_bytes // (self.banks * self.lanes)).bit_length() - 1)
+
+    @property
+    def scratchpad_words(self) -> int:
+        return self.bank_words * self.banks
+
+    @property
+    def address_bits(self) -> int:
+        """Bits of a word address in the scratchpad; the highest ones are the bank."""
+        return ceil_log2(self.scratchpad_words)
+
+    @property
+    def port_bytes(self) -> int:
+        """Bytes of a beat of the memory port: the largest divisor of a word that the memory's bandwidth allows."""
+        return max(d for d in range(1, self.lanes + 1) if self.lanes % d == 0 and d <= self.memory_bytes_per_cycle)
+
+    @property
+    def beats(self) -> int:
+        """Beats of the memory port to a scratchpad word."""
+        return self.lanes // self.port_bytes
+
+    @property
+    def groups(self) -> int:
+        """Cycles in which one row of L accumulators leaves through the epilogue."""
+        return self.lanes // self.epilogue_lanes
+
+    @property
+    def sum_bits(self) -> int:
+        """Signed width of a partial sum in the array: L products of 22 bits (log2: 2**14 times -128)."""
+        return 22 + ceil_log2(self.lanes)
+
+    @property
+    def fingerprint(self) -> int:
+        """32-bit check of every field that a program depends on; the core shows it in a register and refuses other programs."""
+        fields = {name: value for name, value in asdict(self).items() if not name.startswith("memory_")}
+        fields["port_bytes"] = self.port_bytes
+        return zlib.crc32(repr(sorted(fields.items())).encode())
+
+    def override(self, settings: list[str]) -> CoreConfig:
+        """A copy with ``name=value`` settings applied."""
+        changes = {}
+        for setting in settings:
+            name, _, text = setting.partition("=")
+            if name not in asdict(self):
+                raise ValueError(f"no configuration field {name!r}; there are {', '.join(asdict(self))}")
+            if name == "modes":
+                changes[name] = tuple(text.split("+"))
+                continue
+            try:
+                changes[name] = int(text, 0)
+            except ValueError:
+                raise ValueError(f"{name} takes an integer, not {text!r}") from None
+        if "lanes" in changes:
+            changes.setdefault("epilogue_lanes", 0)
+        return replace(self, **changes)
+
+
+#: Named configurations. Each board of ``boards/`` has a preset of its name.
+PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes in LANES} | {
+    "ulx3s-85f": CoreConfig(lanes=8, scratchpad_bytes=128 << 10, constant_channels=1024, norm_channels=512, program_depth=512, memory_bytes_per_cycle=8),
+    "ecpix5-85f": CoreConfig(lanes=8, scratchpad_bytes=128 << 10, constant_channels=1024, norm_channels=512, program_depth=512, memory_bytes_per_cycle=8),
+    "icebreaker": CoreConfig(
+        lanes=4,
+        scratchpad_bytes=32 << 10,
+        accumulator_rows=32,
+        constant_channels=256,
+        norm_channels=128,
+        program_depth=256,
+        memory_bytes_per_cycle=2,
+    ),
+}
+
+
+def preset(name: str, settings: list[str] | None = None) -> CoreConfig:
+    """The preset of that name with ``name=value`` overrides."""
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name].override(settings or [])

@@ -1,0 +1,264 @@
+"""The integer network: tensors and operators of a quantised vision transformer, as one safetensors file.
+
+The description is plain data, in execution order; :mod:`.golden` runs it in numpy, :mod:`..compiler` maps it onto the core.
+The arithmetic of each operator is in ``docs/arithmetic.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "AttentionScores",
+    "AttentionValues",
+    "Constant",
+    "Form",
+    "ImageFormat",
+    "IntegerNetwork",
+    "LayerNorm",
+    "Linear",
+    "LogSoftmax",
+    "Operator",
+    "Tensor",
+]
+
+FORMAT = "vitloom-integer-network"
+FORMAT_VERSION = 1
+
+
+class Form(StrEnum):
+    """What the epilogue makes of an accumulator."""
+
+    REQUANTIZE = "requantize"
+    TABLE = "table"
+    RESIDUAL = "residual"
+    RAW = "raw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """An activation of ``rows`` tokens and ``groups * channels`` columns.
+
+    A group is a set of channels that hardware pads to whole words on its own: a head of q, k, v or of the attention map.
+
+    Parameters
+    ----------
+    rows, groups, channels : int
+        Array shape is ``(rows, groups * channels)``.
+    zero_point : int
+        Stored value of real zero (-128..127).
+    scale : float
+        Real value of one step, for reading results only; no arithmetic uses it. For a PTF tensor the smallest scale.
+    bits : int
+        8 (int8), or 32 (int32 logits).
+    """
+
+    name: str
+    rows: int
+    groups: int = 1
+    channels: int
+    zero_point: int = 0
+    scale: float = 1.0
+    bits: int = 8
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows, self.groups * self.channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant:
+    """Rows of an activation that do not depend on the image (class token with its position), written before the first operator.
+
+    Array: ``<name>.value`` int8 (rows, channels), placed in ``output`` from row 0 on.
+    """
+
+    name: str
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """``output[row + output_row] = epilogue(input[row] . weight^T)`` for ``rows`` rows of ``input`` from ``input_row`` on.
+
+    Arrays: ``<name>.weight`` int8 (N, K), ``.bias`` int32 (N), ``.multiplier`` uint16 (N), ``.shift`` uint8 (N); form ``table`` adds
+    ``.table`` int8 (256); form ``residual`` adds ``.residual_shift`` uint8 (N), and where the residual is a parameter (the position embedding)
+    ``residual`` is empty and the rows are ``.residual`` int8 (rows, N). Otherwise ``residual`` names a tensor, read at ``output_row + row``.
+    The zero point that the epilogue adds is the output tensor's.
+    """
+
+    name: str
+    input: str
+    output: str
+    form: Form = Form.REQUANTIZE
+    rows: int
+    input_row: int = 0
+    output_row: int = 0
+    residual: str = ""
+    residual_zero: int = 0
+    residual_multiplier: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionScores:
+    """Logits ``q . k^T`` of each head, requantized to int8 with one scale for the layer; ``input`` has groups q heads, k heads, v heads.
+
+    Arrays, an entry per head: ``<name>.multiplier`` uint16, ``.shift`` uint8. ``output``: groups = heads, channels = keys.
+    """
+
+    name: str
+    input: str
+    output: str
+    heads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSoftmax:
+    """Log-Int-Softmax of each group of ``input``: 4-bit codes.
+
+    Arrays: ``<name>.exp_table`` uint16 (256), ``.log_table`` uint16 (256).
+    """
+
+    name: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionValues:
+    """Codes times v of each head in log2 arithmetic, ``values`` being the q, k, v tensor. ``output``: groups = heads.
+
+    Arrays, an entry per output channel: ``<name>.multiplier`` uint16, ``.shift`` uint8.
+    """
+
+    name: str
+    input: str
+    values: str
+    output: str
+    heads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNorm:
+    """PTS LayerNorm of rows 0 .. ``rows`` - 1 of ``input``.
+
+    Arrays: ``<name>.alpha`` uint8 (C), ``.gain`` int32 (C), ``.offset`` int32 (C).
+    """
+
+    name: str
+    input: str
+    output: str
+    rows: int
+    epsilon: int
+
+
+Operator = Linear | AttentionScores | LogSoftmax | AttentionValues | LayerNorm
+_OPERATORS = {kind.__name__: kind for kind in (Linear, AttentionScores, LogSoftmax, AttentionValues, LayerNorm)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFormat:
+    """What the network takes: ``channels`` x ``size`` x ``size`` uint8, cut into ``patch`` x ``patch`` patches.
+
+    ``mean`` and ``std`` (of pixels in 0..1) are already folded into the patch embedding; they are kept for the record.
+    """
+
+    channels: int
+    size: int
+    patch: int
+    mean: list[float]
+    std: list[float]
+
+    @property
+    def patches(self) -> int:
+        return (self.size // self.patch) ** 2
+
+
+@dataclass(kw_only=True)
+class IntegerNetwork:
+    """A quantised network.
+
+    Parameters
+    ----------
+    name, scheme, origin : str
+        Network name, quantisation scheme (``fq-vit-8-8-4``), and where the weights come from.
+    image : ImageFormat
+    input, outputs : str, list of str
+        Tensor of patches, ``(patches, channels * patch**2)`` int8 in the order of a convolution's weight; int32 logit tensors.
+    tensors : list of Tensor
+    constants : list of Constant
+    operators : list of Operator
+        In execution order.
+    arrays : dict of str to ndarray
+        Parameters, named as the operators' docstrings say.
+    labels : list of str
+        Class names, or empty.
+    """
+
+    name: str
+    scheme: str
+    origin: str
+    image: ImageFormat
+    input: str
+    outputs: list[str]
+    tensors: list[Tensor]
+    constants: list[Constant]
+    operators: list[Operator]
+    arrays: dict[str, NDArray] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of that name."""
+        return next(t for t in self.tensors if t.name == name)
+
+    def save(self, path: Path | str) -> None:
+        """Write one safetensors file: arrays as tensors, the rest as JSON in the metadata."""
+        description = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arrays"}
+        description["image"] = asdict(self.image)
+        description["tensors"] = [asdict(t) for t in self.tensors]
+        description["constants"] = [asdict(c) for c in self.constants]
+        description["operators"] = [{"kind": type(o).__name__, **asdict(o)} for o in self.operators]
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        save_file(arrays, path, {"format": FORMAT, "version": str(FORMAT_VERSION), "description": json.dumps(description)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> IntegerNetwork:
+        """Read a file that :meth:`save` wrote. Raises ``ValueError`` in one sentence for anything else."""
+        try:
+            with safe_open(path, framework="np") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
+        except FileNotFoundError:
+            raise ValueError(f"{path} does not exist") from None
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is not a safetensors file ({error})") from None
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is not an integer network; a float checkpoint goes through 'vitloom quantize' first")
+        if metadata.get("version") != str(FORMAT_VERSION):
+            raise ValueError(f"{path} has format version {metadata.get('version')}; this vitloom reads {FORMAT_VERSION}")
+        return cls._from_description(json.loads(metadata["description"]), arrays)
+
+    @classmethod
+    def _from_description(cls, text: dict, arrays: dict[str, NDArray]) -> IntegerNetwork:
+        operators = [_OPERATORS[o.pop("kind")](**o) for o in text.pop("operators")]
+        for index, operator in enumerate(operators):
+            if isinstance(operator, Linear):
+                operators[index] = Linear(**{**asdict(operator), "form": Form(operator.form)})
+        return cls(
+            image=ImageFormat(**text.pop("image")),
+            tensors=[Tensor(**t) for t in text.pop("tensors")],
+            constants=[Constant(**c) for c in text.pop("constants")],
+            operators=operators,
+            arrays=arrays,
+            **text,
+        )
