@@ -92,8 +92,9 @@ class Linear:
     """``output[row + output_row] = epilogue(input[row] . weight^T)`` for ``rows`` rows of ``input`` from ``input_row`` on.
 
     Arrays: ``<name>.weight`` int8 (N, K), ``.bias`` int32 (N), ``.multiplier`` uint16 (N), ``.shift`` uint8 (N); form ``table`` adds
-    ``.table`` int8 (256); form ``residual`` adds ``.residual_shift`` uint8 (N), and where the residual is a parameter (the position embedding)
-    ``residual`` is empty and the rows are ``.residual`` int8 (rows, N). Otherwise ``residual`` names a tensor, read at ``output_row + row``.
+    ``.table`` int8 (256); form ``residual`` adds ``.residual_shift`` uint8 (N), and where the residual is a parameter (the position
+    embedding) ``residual`` is empty and the rows are ``.residual`` int8 (rows, N). Otherwise ``residual`` names a tensor, read at
+    ``output_row + row``.
     The zero point that the epilogue adds is the output tensor's.
     """
 

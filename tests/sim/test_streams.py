@@ -86,7 +86,9 @@ def test_check_stream_sees_payload_change(tmp_path):
         run(model, __file__, test_dir=tmp_path, seed=1, testcase="words_come_out_in_order")
 
 
-@pytest.mark.parametrize(("width", "signed"), [(8, True), (8, False), (16, True), (32, True), (64, False), (4, False), (4, True), (26, True), (1, False)])
+@pytest.mark.parametrize(
+    ("width", "signed"), [(8, True), (8, False), (16, True), (32, True), (64, False), (4, False), (4, True), (26, True), (1, False)]
+)
 def test_unpack_is_the_inverse_of_pack(width, signed):
     low, high = (-(1 << width - 1), (1 << width - 1) - 1) if signed else (0, (1 << width) - 1)
     rng = np.random.default_rng(width)
@@ -102,7 +104,9 @@ def test_fields_are_least_significant_first():
     assert unpack_fields(word, [4, 3, 1]) == [5, 7, 1]
 
 
-@pytest.mark.parametrize("call", [lambda: pack([128, -129]), lambda: pack_fields([(16, 4)]), lambda: pack([1], 65), lambda: unpack(16, 1, 4)])
+@pytest.mark.parametrize(
+    "call", [lambda: pack([128, -129]), lambda: pack_fields([(16, 4)]), lambda: pack([1], 65), lambda: unpack(16, 1, 4)]
+)
 def test_values_that_do_not_fit_are_refused(call):
     with pytest.raises(ValueError, match="fit|bits"):
         call()
