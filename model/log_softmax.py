@@ -1,0 +1,109 @@
+"""Log-Int-Softmax: 4-bit codes of ``-log2 softmax``, after FQ-ViT (Lin et al., IJCAI 2022)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arith import check_array, leading_one
+from .matmul import ZERO_CODE
+
+__all__ = ["LOG2_TABLE", "exp_table", "log_softmax", "log_softmax_exact", "log_softmax_reference", "log_table"]
+
+LOG2_TABLE: NDArray[np.uint8] = np.rint(256 * np.log2(1 + (np.arange(64) + 0.5) / 64)).astype(np.uint8)
+"""log2 of a mantissa in 1..2 by its 6 bits after the leading one, at the middle of the segment, 8 fraction bits."""
+
+_EXP_STEPS = 16  # n of the published i-exp: exponents below 2**-16 count as 2**-16
+
+
+def exp_table(scale: float) -> NDArray[np.uint16]:
+    """``round(2**15 exp(-scale d))`` for d = 0..255, uint16."""
+    return np.rint(2**15 * np.exp(-_checked(scale) * np.arange(256))).astype(np.uint16)
+
+
+def log_table(scale: float) -> NDArray[np.uint16]:
+    """``min(round(256 scale d log2 e), 4095)`` for d = 0..255, uint16 (12 bits)."""
+    return np.minimum(np.rint(256 * _checked(scale) * math.log2(math.e) * np.arange(256)), 4095).astype(np.uint16)
+
+
+def log_softmax(
+    x: NDArray[np.int8], exp_table: NDArray[np.uint16], log_table: NDArray[np.uint16], columns: int | None = None
+) -> NDArray[np.uint8]:
+    """Form ``log``: codes ``round(log2(sum exp) + scale d log2 e)`` through the two tables; what the hardware computes.
+
+    x : (..., n) int8 logits. columns : how many columns of a row count (all); the others get 15. Result (..., n) uint8 in 0..15.
+    Error before the clip, against ``-log2 softmax``: at most ``0.516 + 2.3e-5 n`` (segment of LOG2_TABLE, two roundings,
+    n rounded exponentials).
+    """
+    valid = _valid(x, columns)
+    for name, table in (("exp_table", exp_table), ("log_table", log_table)):
+        check_array(name, table, np.uint16)
+        if table.shape != (256,):
+            raise ValueError(f"{name} must have the shape (256,), not {table.shape}")
+    d = _distance(valid)
+    total = exp_table[d].sum(-1, keepdims=True, dtype=np.int64)
+    position = leading_one(total)
+    mantissa = ((total << 6) >> position) & 63
+    log2_total = ((position - 15) << 8) + LOG2_TABLE[mantissa]
+    return _padded((log2_total + log_table[d] + 128) >> 8, x)
+
+
+def log_softmax_exact(x: NDArray[np.int8], scale: float, columns: int | None = None) -> NDArray[np.uint8]:
+    """Form ``exact``: every code as in FQ-ViT's published program, without its divisions.
+
+    x, columns, result : as :func:`log_softmax`. ``2**-14 <= scale <= 1.67`` (the polynomial's constant is 0 above).
+    The published codes 15 and 16 (zero) are both 15.
+    """
+    if not 2.0**-14 <= scale <= 1.67:
+        raise ValueError(f"scale must be 2**-14 .. 1.67, not {scale}")
+    valid = _valid(x, columns)
+    b, c = math.floor(2.7073249 / scale), math.floor(2.7921147 / scale**2)
+    z0 = math.floor(-0.6931 / scale)
+    t = np.maximum(-np.arange(256, dtype=np.int64), _EXP_STEPS * z0)
+    q = t // z0
+    r = t - z0 * q
+    exponential = (r * (r + b) + c) << (_EXP_STEPS - q)
+    e = exponential[_distance(valid)]
+    # e < 2**46 and n <= 2**16: neither the doubled sum nor e times the last threshold reaches 2**63.
+    doubled = 2 * e.sum(-1, keepdims=True)
+    code = (doubled >= 3 * e).astype(np.int64) + (doubled > 5 * e)
+    for j in range(2, ZERO_CODE):
+        code += doubled >= ((3 << j) - 1) * e
+    return _padded(code, x)
+
+
+def log_softmax_reference(x: NDArray[np.int8], scale: float, columns: int | None = None) -> NDArray[np.uint8]:
+    """``-log2 softmax(scale x)`` in float64, correctly rounded, and clipped to 15: bounds the error of the other two."""
+    d = _distance(_valid(x, columns)) * _checked(scale)
+    exact = np.log2(np.exp(-d).sum(-1, keepdims=True)) + d * math.log2(math.e)
+    return _padded(np.rint(exact), x)
+
+
+def _checked(scale: float) -> float:
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale must be positive, not {scale}")
+    return scale
+
+
+def _valid(x: NDArray[np.int8], columns: int | None) -> NDArray[np.int8]:
+    """The columns that count."""
+    check_array("x", x, np.int8, (None,))
+    count = x.shape[-1] if columns is None else columns
+    if not 1 <= count <= min(x.shape[-1], 1 << 16):
+        raise ValueError(f"a row of {x.shape[-1]} columns can have 1..{min(x.shape[-1], 1 << 16)} that count, not {count}")
+    return x[..., :count]
+
+
+def _distance(x: NDArray[np.int8]) -> NDArray[np.int16]:
+    """``max - x`` of each row, 0..255."""
+    wide = x.astype(np.int16)
+    return wide.max(-1, keepdims=True) - wide
+
+
+def _padded(code: NDArray, x: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Codes clipped to 15; 15 in the columns that do not count."""
+    codes = np.full(x.shape, ZERO_CODE, dtype=np.uint8)
+    codes[..., : code.shape[-1]] = np.minimum(code, ZERO_CODE)
+    return codes
