@@ -1,0 +1,159 @@
+"""The scratchpad: single-write, single-read banks behind a crossbar of fixed latency."""
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from . import isa
+from .config import CoreConfig
+
+__all__ = ["READERS", "READ_LATENCY", "WRITERS", "ReadPort", "Scratchpad", "WritePort"]
+
+#: Clients in the order of ``Scratchpad.reads`` and ``Scratchpad.writes``.
+READERS = ("moving", "stationary", "residual", "rows", "store")
+WRITERS = ("load", "epilogue", "rows")
+#: A read enabled in cycle t has its data in cycle t + READ_LATENCY, and only there.
+READ_LATENCY = 3
+
+
+class ReadPort(wiring.Signature):
+    """Reads of one client, seen from the client.
+
+    Parameters
+    ----------
+    address_bits : int
+        20 (``isa.ADDRESS``) at the scratchpad.
+    lanes : int
+        Bytes of a word.
+
+    Members
+    -------
+    enable : ``Out(1)``
+    address : ``Out(address_bits)``
+        Word address.
+    data : ``In(ArrayLayout(signed(8), lanes))``
+        :data:`READ_LATENCY` cycles after ``enable``.
+    """
+
+    def __init__(self, address_bits: int, lanes: int):
+        self.address_bits = address_bits
+        self.lanes = lanes
+        super().__init__({"enable": Out(1), "address": Out(address_bits), "data": In(data.ArrayLayout(signed(8), lanes))})
+
+
+class WritePort(wiring.Signature):
+    """Writes of one client, seen from the client; a write is always accepted.
+
+    Parameters
+    ----------
+    address_bits : int
+        20 (``isa.ADDRESS``) at the scratchpad.
+    lanes : int
+        Bytes of a word.
+
+    Members
+    -------
+    enable : ``Out(1)``
+    address : ``Out(address_bits)``
+        Word address.
+    data : ``Out(ArrayLayout(signed(8), lanes))``
+        In the cycle of ``enable``.
+    """
+
+    def __init__(self, address_bits: int, lanes: int):
+        self.address_bits = address_bits
+        self.lanes = lanes
+        super().__init__({"enable": Out(1), "address": Out(address_bits), "data": Out(data.ArrayLayout(signed(8), lanes))})
+
+
+class Scratchpad(wiring.Component):
+    """Banks of L-byte words, the high bits of a word address being the bank.
+
+    A request is routed to its bank and registered, the bank is read, and the bank's word is selected and registered. Each bank does one
+    read and one write a cycle. A write enabled in cycle t is seen by reads enabled in cycle t + 1 and later; a read of the same address
+    in the same cycle t has an undefined result: programs order such accesses by tokens. So banks need no collision logic, and
+    ``no_rw_check`` tells synthesis.
+
+    Latency: ``latency`` cycles from ``enable`` to ``data``.
+    Throughput: a word per client and cycle while clients of a kind use different banks.
+
+    Parameters
+    ----------
+    config : CoreConfig
+
+    Members
+    -------
+    reads : ``In(ReadPort(20, lanes)).array(len(READERS))``
+    writes : ``In(WritePort(20, lanes)).array(len(WRITERS))``
+    halt : ``In(1)``
+        No bank is written in a cycle when it is high.
+    conflict : ``Out(1)``
+        Pulse, in the cycle after two readers or two writers used one bank: only the first reader reads, none of the writers writes.
+    out_of_range : ``Out(1)``
+        Pulse, in the cycle after an access outside the scratchpad, which is ignored.
+    """
+
+    latency = READ_LATENCY
+
+    def __init__(self, config: CoreConfig):
+        self.config = config
+        super().__init__(
+            {
+                "reads": In(ReadPort(isa.ADDRESS.width, config.lanes)).array(len(READERS)),
+                "writes": In(WritePort(isa.ADDRESS.width, config.lanes)).array(len(WRITERS)),
+                "halt": In(1),
+                "conflict": Out(1),
+                "out_of_range": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        words, conflicts = zip(*(self._bank(m, index) for index in range(config.banks)), strict=True)
+
+        for client, port in enumerate(self.reads):
+            bank, bank_q = (Signal(range(config.banks), name=f"{name}_{client}", reset_less=True) for name in ("bank", "bank_q"))
+            selected = Signal.like(port.data, name=f"selected_{client}", reset_less=True)
+            m.d.sync += [bank.eq(port.address[ceil_log2(config.bank_words) :]), bank_q.eq(bank)]
+            with m.Switch(bank_q):
+                for index, word in enumerate(words):
+                    with m.Case(index):
+                        m.d.sync += selected.eq(word)
+            m.d.comb += port.data.eq(selected)
+
+        outside = Cat(port.enable & port.address[config.address_bits :].any() for port in (*self.reads, *self.writes))
+        m.d.sync += [self.conflict.eq(Cat(conflicts).any()), self.out_of_range.eq(outside.any())]
+        return m
+
+    def _bank(self, m, index):
+        """One bank with its request registers; returns the word that it reads, and whether clients meet in it."""
+        shape = data.ArrayLayout(signed(8), self.config.lanes)
+        attrs = {"ram_style": "block", "no_rw_check": 1}
+        m.submodules[f"bank_{index}"] = memory = Memory(shape=shape, depth=self.config.bank_words, init=[], attrs=attrs)
+        read, write = memory.read_port(), memory.write_port()
+        reads, writes = (
+            Cat(port.enable & (port.address[len(read.addr) :] == index) for port in clients) for clients in (self.reads, self.writes)
+        )
+        read_address, write_address, write_data = (
+            Signal.like(member, name=f"{name}_{index}", reset_less=True)
+            for name, member in (("read_address", read.addr), ("write_address", write.addr), ("write_data", write.data))
+        )
+        read_valid, write_valid = Signal(name=f"read_valid_{index}"), Signal(name=f"write_valid_{index}")
+        m.d.sync += [read_valid.eq(reads.any()), write_valid.eq(writes.any() & ~_several(writes))]
+        for client, port in reversed(list(enumerate(self.reads))):  # the last assignment wins, so the first client does
+            with m.If(reads[client]):
+                m.d.sync += read_address.eq(port.address)
+        for client, port in enumerate(self.writes):
+            with m.If(writes[client]):
+                m.d.sync += [write_address.eq(port.address), write_data.eq(port.data)]
+        m.d.comb += [read.en.eq(read_valid), read.addr.eq(read_address)]
+        m.d.comb += [write.en.eq(write_valid & ~self.halt), write.addr.eq(write_address), write.data.eq(write_data)]
+        return read.data, _several(reads) | _several(writes)
+
+
+def _several(wants: Value) -> Value:
+    """Whether more than one bit is set."""
+    return (wants & (wants - 1)).any()
