@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from amaranth import Shape, signed, unsigned
+from amaranth import Shape, Value, signed, unsigned
 from amaranth.lib import data, enum
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "HEADER",
     "INSTRUCTION_BITS",
     "INSTRUCTION_WORDS",
+    "LAYOUTS",
     "NORM_BYTES",
     "NORM_RECORD",
     "PROGRAM_WINDOW",
@@ -32,6 +33,7 @@ __all__ = [
     "Queue",
     "Register",
     "Target",
+    "body",
     "pack",
     "unpack",
 ]
@@ -231,6 +233,8 @@ BODIES = {
     Opcode.SYNC: data.StructLayout({}),
     Opcode.END: data.StructLayout({}),
 }
+#: Header and body of an instruction with that opcode, as they lie in the word.
+LAYOUTS = {opcode: data.StructLayout({"header": HEADER, "body": body}) for opcode, body in BODIES.items()}
 assert all(HEADER.size + body.size <= INSTRUCTION_BITS for body in BODIES.values())
 
 #: Epilogue constants of one channel, 8 bytes. A group of E channels is 8 E bytes, that is 8 E / L words of a LOAD.
@@ -242,6 +246,12 @@ NORM_RECORD = data.StructLayout({"alpha": 2, "gain": signed(18), "offset": signe
 #: One entry of the softmax table. Table entries (this, and the int8 of an activation table) take 4 bytes each in memory.
 EXP_ENTRY = data.StructLayout({"exp": 16, "log": 12})
 ENTRY_BYTES = 4
+
+
+def body(opcode: Opcode, word: Value) -> data.View:
+    """The body of an instruction word, read as that opcode's."""
+    layout = LAYOUTS[opcode]
+    return data.View(layout, word[: layout.size]).body
 
 
 def pack(layout: data.StructLayout, values: Mapping[str, int]) -> int:
