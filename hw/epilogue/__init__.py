@@ -1,0 +1,1 @@
+"""Accumulators to int8 activations or int32 logits."""
