@@ -166,8 +166,9 @@ def _critical_path(report: dict[str, Any]) -> str:
     """The clock-to-clock path of a nextpnr report, one step a line."""
     for entry in report["critical_paths"]:
         if entry["from"] == entry["to"] and entry["from"].startswith("posedge"):
-            return "\n".join(
-                f"{step['delay']:6.2f} ns {step['type']:9s} {step['from']['cell']}.{step['from']['port']} -> {step['to']['cell']}.{step['to']['port']}"
-                for step in entry["path"]
-            )
+            steps = []
+            for step in entry["path"]:
+                source, sink = (f"{step[end]['cell']}.{step[end]['port']}" for end in ("from", "to"))
+                steps.append(f"{step['delay']:6.2f} ns {step['type']:9s} {source} -> {sink}")
+            return "\n".join(steps)
     return ""

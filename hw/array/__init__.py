@@ -1,0 +1,1 @@
+"""The L x L array, its accumulators and the engine around them."""

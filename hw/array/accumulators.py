@@ -1,0 +1,93 @@
+"""Accumulator memories under the array's columns."""
+
+from itertools import pairwise
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from ..arith import delay
+from ..config import CoreConfig
+
+__all__ = ["AccumulatorControl", "Accumulators", "ResultRead"]
+
+
+class AccumulatorControl(wiring.Signature):
+    """What to do with a row of sums: ``valid``, ``row``, ``first`` (add it to zero), ``last`` (the total is a result)."""
+
+    def __init__(self, config: CoreConfig) -> None:
+        super().__init__({"valid": Out(1), "row": Out(ceil_log2(config.accumulator_rows)), "first": Out(1), "last": Out(1)})
+
+
+class ResultRead(wiring.Signature):
+    """Read port of the results: ``enable``, ``row``; ``data`` (L signed(32)) some cycles later."""
+
+    def __init__(self, config: CoreConfig) -> None:
+        lanes = data.ArrayLayout(signed(32), config.lanes)
+        super().__init__({"enable": Out(1), "row": Out(ceil_log2(config.accumulator_rows)), "data": In(lanes)})
+
+
+class Accumulators(wiring.Component):
+    """Adds up the sums that leave the array, one memory of partial totals and one of results in each column.
+
+    Arithmetic: exact in 32 bits; the quantiser proves that nothing overflows. ``control`` comes in the cycle in which ``sums[0]`` carries
+    its row and follows the wavefront: c cycles later it is for ``sums[c]``. The last total of a row goes to the results only, so the
+    next tile accumulates while these are read.
+
+    Latency: a total written in cycle t + 3 + c is read for the next sum of its row from t + ``ACCUMULATE_LATENCY`` + c on, so a row
+    comes again that many cycles later or later. A result may be read (``read.enable``) from ``RESULT_LATENCY`` + L - 1 cycles after its
+    control word on, all columns at once; data come ``READ_LATENCY`` cycles after the enable. Throughput: a row a cycle, and a read a cycle.
+
+    Neither memory is read and written at one address in one cycle when these rules are kept, so both rely on ``-no-rw-check``.
+
+    Parameters
+    ----------
+    config : :class:`CoreConfig`
+
+    Members
+    -------
+    control : ``In(AccumulatorControl(config))``
+    sums : ``In(ArrayLayout(signed(config.sum_bits), L))``
+    read : ``In(ResultRead(config))``
+    """
+
+    ACCUMULATE_LATENCY = 4
+    RESULT_LATENCY = 4
+    READ_LATENCY = 2
+
+    def __init__(self, config: CoreConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "control": In(AccumulatorControl(config)),
+                "sums": In(data.ArrayLayout(signed(config.sum_bits), config.lanes)),
+                "read": In(ResultRead(config)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes, rows = self.config.lanes, self.config.accumulator_rows
+        # One chain serves all columns: stage c + n is what column c did n cycles ago.
+        layout = data.StructLayout({"valid": 1, "row": ceil_log2(rows), "first": 1, "last": 1})
+        control = [Signal(layout, name=f"control_{stage}") for stage in range(lanes + 3)]
+        m.d.comb += [control[0][name].eq(getattr(self.control, name)) for name in layout.members]
+        m.d.sync += [later.eq(earlier) for earlier, later in pairwise(control)]
+        for c in range(lanes):
+            m.submodules[f"column_{c}"] = column = Module()
+            column.submodules.totals = totals = Memory(shape=signed(32), depth=rows, init=[])
+            column.submodules.results = results = Memory(shape=signed(32), depth=rows, init=[])
+            fetch, store = totals.read_port(), totals.write_port()
+            read, write = results.read_port(), results.write_port()
+            before, total = (Signal(signed(32), name=name, reset_less=True) for name in ("before", "total"))
+            sum_q = delay(column, self.sums[c], 2, name="sum")
+            column.d.comb += [fetch.en.eq(control[c].valid), fetch.addr.eq(control[c].row)]
+            column.d.sync += [before.eq(Mux(control[c + 1].first, 0, fetch.data)), total.eq(before + sum_q)]
+            done = control[c + 3]
+            for port, enable in ((store, ~done.last), (write, done.last)):
+                column.d.comb += [port.en.eq(done.valid & enable), port.addr.eq(done.row), port.data.eq(total)]
+            column.d.comb += [read.en.eq(self.read.enable), read.addr.eq(self.read.row)]
+            column.d.sync += self.read.data[c].eq(read.data)
+        return m
