@@ -1,0 +1,284 @@
+"""The sequencer: program memory, dispatcher, four in-order queues and the tokens between them."""
+
+import itertools
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from . import isa
+from .config import CoreConfig
+
+__all__ = ["ProgramWrite", "QueuePort", "Sequencer"]
+
+
+class ProgramWrite(wiring.Signature):
+    """Writes of 32-bit words into the program memory, seen from the writer.
+
+    Parameters
+    ----------
+    depth : int
+        Instructions of the program memory.
+
+    Members
+    -------
+    enable : ``Out(1)``
+    index : ``Out(range(depth))``
+        Instruction.
+    word : ``Out(range(INSTRUCTION_WORDS))``
+        Word of the instruction, the least significant one is 0.
+    data : ``Out(32)``
+    """
+
+    def __init__(self, depth: int):
+        self.depth = depth
+        super().__init__({"enable": Out(1), "index": Out(range(depth)), "word": Out(range(isa.INSTRUCTION_WORDS)), "data": Out(32)})
+
+
+class QueuePort(wiring.Signature):
+    """What connects a queue with its engine, seen from the sequencer.
+
+    Members
+    -------
+    instruction : ``Out(stream.Signature(384))``
+        Header and body of the next instruction; its transfer is the start of the instruction.
+    done : ``In(1)``
+        Pulse: the oldest instruction in flight has ended, at the earliest in the cycle after its transfer.
+    """
+
+    def __init__(self):
+        super().__init__({"instruction": Out(stream.Signature(isa.INSTRUCTION_BITS)), "done": In(1)})
+
+
+class _Queue(wiring.Component):
+    """Instructions that wait for one engine, and the ``give`` masks of those in flight."""
+
+    def __init__(self, queue: isa.Queue, depth: int):
+        self.queue = queue
+        self.depth = depth
+        # Only the bits that the engine's instructions have are stored.
+        self.width = isa.HEADER.size + max(isa.BODIES[opcode].size for opcode, owner in isa.OPCODE_QUEUE.items() if owner == queue)
+        super().__init__(
+            {
+                "port": Out(QueuePort()),
+                "halt": In(1),
+                "push": In(1),
+                "full": Out(1),
+                "idle": Out(1),
+                "instruction": In(isa.INSTRUCTION_BITS),
+                "tokens": In(isa.QUEUES),
+                "take": Out(isa.QUEUES),
+                "give": Out(isa.QUEUES),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.entries = entries = Memory(shape=self.width, depth=self.depth, init=[])
+        write, read = entries.write_port(), entries.read_port(domain="comb")
+        m.submodules.gives = gives = Memory(shape=isa.QUEUES, depth=Sequencer.IN_FLIGHT, init=[])
+        give_write, give_read = gives.write_port(), gives.read_port(domain="comb")
+        level = Signal(range(self.depth + 1))
+        flying = Signal(range(Sequencer.IN_FLIGHT + 1))
+
+        head = isa.HEADER(read.data[: isa.HEADER.size])
+        is_sync, able, pop, start = Signal(), Signal(), Signal(), Signal()
+        others = head.wait & ~(1 << self.queue.value)
+        alone = head.wait[self.queue.value] | is_sync
+        m.d.comb += [
+            is_sync.eq(head.opcode == isa.Opcode.SYNC),
+            able.eq((level != 0) & ~self.halt & (others & ~self.tokens == 0) & Mux(alone, flying == 0, flying != Sequencer.IN_FLIGHT)),
+            self.port.instruction.valid.eq(able & ~is_sync),
+            self.port.instruction.payload.eq(read.data),
+            start.eq(self.port.instruction.valid & self.port.instruction.ready),
+            pop.eq(start | (able & is_sync)),
+        ]
+        with m.If(pop):
+            m.d.comb += self.take.eq(others)
+        with m.If(self.port.done):
+            m.d.comb += self.give.eq(give_read.data)
+        with m.Elif(able & is_sync):
+            m.d.comb += self.give.eq(head.give)
+
+        m.d.comb += [write.en.eq(self.push), write.data.eq(self.instruction), give_write.en.eq(start), give_write.data.eq(head.give)]
+        for step, port in ((self.push, write), (pop, read), (start, give_write), (self.port.done, give_read)):
+            m.d.sync += port.addr.eq(port.addr + step)
+        m.d.sync += [level.eq(level + self.push - pop), flying.eq(flying + start - self.port.done)]
+        m.d.comb += [self.full.eq(level == self.depth), self.idle.eq((level == 0) & (flying == 0))]
+        return m
+
+
+class _Dispatcher(wiring.Component):
+    """Program memory, and the state machine that moves its instructions into the queues."""
+
+    def __init__(self, config: CoreConfig):
+        self.depth = config.program_depth
+        super().__init__(
+            {
+                "start": In(1),
+                "halt": In(1),
+                "program_write": In(ProgramWrite(self.depth)),
+                "push": Out(isa.QUEUES),
+                "instruction": Out(isa.INSTRUCTION_BITS),
+                "full": In(isa.QUEUES),
+                "idle": In(1),
+                "running": Out(1),
+                "finished": Out(1),
+                "error": Out(isa.Error),
+                "dispatched": Out(range(self.depth)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        # Program writes and reads never meet: no write while the program runs.
+        attrs = {"ram_style": "block", "no_rw_check": 1}
+        m.submodules.program = program = Memory(shape=isa.INSTRUCTION_BITS, depth=self.depth, init=[], attrs=attrs)
+        write, read = program.write_port(granularity=32), program.read_port()
+        m.d.comb += [
+            write.addr.eq(self.program_write.index),
+            write.data.eq(self.program_write.data.replicate(isa.INSTRUCTION_WORDS)),
+            write.en.eq(self.program_write.enable << self.program_write.word),
+            self.instruction.eq(read.data),
+        ]
+        index = Signal(range(self.depth + 1))
+        header = isa.HEADER(read.data[: isa.HEADER.size])
+        known = Signal()
+        with m.Switch(header.opcode):
+            for opcode, queue in isa.OPCODE_QUEUE.items():
+                with m.Case(opcode):
+                    m.d.comb += known.eq(header.queue == queue)
+            with m.Case(isa.Opcode.SYNC):
+                m.d.comb += known.eq(1)
+
+        m.d.comb += read.addr.eq(index)
+        with m.FSM() as fsm:
+            m.d.comb += self.running.eq(~fsm.ongoing("IDLE"))
+            with m.State("IDLE"):
+                m.d.sync += index.eq(0)
+                with m.If(self.start):
+                    m.next = "READ"
+            with m.State("READ"):
+                m.next = "DISPATCH"
+                with m.If(index == self.depth):
+                    m.d.comb += self.error.eq(isa.Error.PROGRAM)
+                    m.next = "IDLE"
+            with m.State("DISPATCH"), m.If(~self.halt):
+                m.d.sync += self.dispatched.eq(index)
+                with m.If(header.opcode == isa.Opcode.END):
+                    m.next = "END"
+                with m.Elif(~known):
+                    m.d.comb += self.error.eq(isa.Error.OPCODE)
+                    m.next = "IDLE"
+                with m.Elif(~self.full.bit_select(header.queue.as_value(), 1)):
+                    m.d.comb += self.push.eq(1 << header.queue.as_value())
+                    m.d.sync += index.eq(index + 1)
+                    m.next = "READ"
+            with m.State("END"), m.If(self.idle & ~self.halt):
+                m.d.comb += self.finished.eq(1)
+                m.next = "IDLE"
+        return m
+
+
+class Sequencer(wiring.Component):
+    """Runs a program: gives each engine its instructions in order, as soon as their tokens are there.
+
+    The timing is exact, and :func:`..sim.sequencer_timing.simulate_queues` reproduces it:
+
+    - The dispatcher takes instruction i in cycle ``d(i) = d(i - 1) + DISPATCH_CYCLES``, or in the first later cycle in which its queue has
+      room; ``d(-1)`` is the cycle of ``start``. A full queue has room from the cycle after one of its instructions started.
+    - An instruction is offered to its engine (``valid``) in the first cycle that is at least ``QUEUE_LATENCY`` after its dispatch,
+      ``TOKEN_LATENCY`` after the ``done`` that gave the last token of its ``wait``, one after the start of the instruction before it in its
+      queue, and one after the ``done`` of the ``IN_FLIGHT``-th instruction before it. With its own queue's bit in ``wait``, it comes one
+      after the ``done`` of every instruction before it in its queue. It starts when the engine is ready, and then takes its tokens.
+    - ``done`` gives the tokens of the oldest instruction in flight; the own queue's bit in ``give`` has no meaning.
+    - SYNC waits as if it had its own queue's bit in ``wait``, and needs no engine: its ``start`` and ``done`` are one cycle.
+    - END stops the dispatcher; its masks have no meaning. ``finished`` comes ``FINISH_LATENCY`` after END's dispatch or after the last
+      ``done``, whichever is later.
+
+    ``start`` clears the tokens. A synchronous reset of this component keeps the program.
+
+    Parameters
+    ----------
+    config : CoreConfig
+
+    Members
+    -------
+    start : ``In(1)``
+        Pulse: run the program from instruction 0. Not while ``running``.
+    halt : ``In(1)``
+        While high nothing is dispatched or offered; an offer that is not taken yet is withdrawn. Only a reset goes on from here.
+    program_write : ``In(ProgramWrite(program_depth))``
+        Not while ``running``.
+    queues : ``Out(QueuePort()).array(QUEUES)``
+        By :class:`.isa.Queue`.
+    running : ``Out(1)``
+        From the cycle after ``start`` to that of ``finished``, or of the dispatcher's error.
+    finished : ``Out(1)``
+        Pulse.
+    error : ``Out(isa.Error)``
+        For one cycle: OPCODE (unknown, or in the wrong queue), PROGRAM (no END), TOKEN (a 64th token); otherwise NONE.
+    dispatched : ``Out(range(program_depth))``
+        Last instruction that the dispatcher put into a queue, or the one with the error.
+    """
+
+    DISPATCH_CYCLES = 2
+    QUEUE_LATENCY = 1
+    TOKEN_LATENCY = 1
+    FINISH_LATENCY = 1
+    IN_FLIGHT = 4
+    TOKEN_BITS = 6
+
+    def __init__(self, config: CoreConfig):
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "halt": In(1),
+                "program_write": In(ProgramWrite(config.program_depth)),
+                "queues": Out(QueuePort()).array(isa.QUEUES),
+                "running": Out(1),
+                "finished": Out(1),
+                "error": Out(isa.Error),
+                "dispatched": Out(range(config.program_depth)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.dispatcher = dispatcher = _Dispatcher(self.config)
+        queues = [_Queue(queue, self.config.queue_depth) for queue in isa.Queue]
+        for queue, port in zip(queues, self.queues, strict=True):
+            m.submodules[f"queue_{queue.queue.name.lower()}"] = queue
+            wiring.connect(m, queue.port, wiring.flipped(port))
+            m.d.comb += [
+                queue.halt.eq(self.halt),
+                queue.push.eq(dispatcher.push[queue.queue.value]),
+                queue.instruction.eq(dispatcher.instruction),
+            ]
+        wiring.connect(m, dispatcher.program_write, wiring.flipped(self.program_write))
+        m.d.comb += [
+            dispatcher.start.eq(self.start),
+            dispatcher.halt.eq(self.halt),
+            dispatcher.full.eq(Cat(queue.full for queue in queues)),
+            dispatcher.idle.eq(Cat(queue.idle for queue in queues).all()),
+            self.running.eq(dispatcher.running),
+            self.finished.eq(dispatcher.finished),
+            self.dispatched.eq(dispatcher.dispatched),
+        ]
+        m.d.sync += self.error.eq(dispatcher.error)
+        with m.If(self._tokens(m, queues)):
+            m.d.sync += self.error.eq(isa.Error.TOKEN)
+        return m
+
+    def _tokens(self, m, queues):
+        """The token counters; returns whether one overflows."""
+        overflows = []
+        for source, target in itertools.permutations(queues, 2):
+            count = Signal(self.TOKEN_BITS, name=f"tokens_{source.queue.name.lower()}_{target.queue.name.lower()}")
+            give, take = source.give[target.queue.value], target.take[source.queue.value]
+            m.d.comb += target.tokens[source.queue.value].eq(count.any())
+            m.d.sync += count.eq(Mux(self.start, 0, count + give - take))
+            overflows.append(give & ~take & count.all())
+        return Cat(overflows).any()
