@@ -10,7 +10,12 @@ from ..config import CoreConfig
 from ..isa import LoadDirection, Mode
 from .pe import CONTROL, Above, Left, processing_element
 
-__all__ = ["MacArray", "MovingSignature", "StationarySignature"]
+__all__ = ["MacArray", "MovingSignature", "StationarySignature", "array_latency"]
+
+
+def array_latency(lanes: int) -> int:
+    """Cycles from a moving word to its first sum, ``MacArray.latency``: a register a row, and those of the operand and the product."""
+    return lanes + 2
 
 
 class MovingSignature(wiring.Signature):
@@ -54,7 +59,7 @@ class MacArray(wiring.Component):
 
     def __init__(self, config: CoreConfig) -> None:
         self.config = config
-        self.latency = config.lanes + 2
+        self.latency = array_latency(config.lanes)
         super().__init__(
             {
                 "moving": In(MovingSignature(config.lanes)),

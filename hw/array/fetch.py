@@ -1,0 +1,127 @@
+"""Reads the stationary tiles of a MATMUL ahead of the moving rows."""
+
+from amaranth import *
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .. import isa
+from ..arith import delay
+from ..config import MODES, CoreConfig
+from ..scratchpad import READ_LATENCY, ReadPort
+from .mac_array import StationarySignature
+
+__all__ = ["StationaryFetch"]
+
+
+class StationaryFetch(wiring.Component):
+    """First part of the array engine: accepts a MATMUL, fills the shadow registers tile by tile.
+
+    With the instruction accepted in cycle a, tile t is read in cycles f(t) .. f(t) + L - 1, without a pause, where
+    ``f(t) = max(a + 1, f(t - 1) + L, s(t - 1))`` and s(t - 1) is the cycle in which the tile before it is swapped in.
+
+    Parameters
+    ----------
+    config : CoreConfig
+
+    Members
+    -------
+    instruction : ``In(stream.Signature(INSTRUCTION_BITS))``
+        Accepted when all tiles of the instruction before are read and its body is handed on.
+    start : ``Out(1)``
+        An instruction is accepted in this cycle.
+    error : ``Out(isa.Error)``
+        The instruction accepted in this cycle is refused.
+    body : ``Out(stream.Signature(MATMUL body))``
+        To the moving part.
+    full : ``Out(1)``
+        From the cycle after a tile's last read until ``swap``.
+    swap : ``In(1)``
+        The moving part begins a tile in this cycle.
+    read : ``Out(ReadPort)``
+    stationary : ``Out(StationarySignature)``
+        To the array.
+    """
+
+    def __init__(self, config: CoreConfig):
+        self.config = config
+        self.layout = isa.BODIES[isa.Opcode.MATMUL]
+        super().__init__(
+            {
+                "instruction": In(stream.Signature(isa.INSTRUCTION_BITS)),
+                "start": Out(1),
+                "error": Out(isa.Error),
+                "body": Out(stream.Signature(self.layout)),
+                "full": Out(1),
+                "swap": In(1),
+                "read": Out(ReadPort(isa.ADDRESS.width, config.lanes)),
+                "stationary": Out(StationarySignature(config.lanes)),
+            }
+        )
+
+    def check(self, body) -> list[tuple[Value, isa.Error]]:
+        """Conditions under which an instruction is refused, in order of precedence."""
+        config = self.config
+        modes = [body.mode != isa.Mode(MODES.index(mode)) for mode in config.modes]
+        blocks = config.constant_channels // config.lanes
+        last_block = body.constant + Mux(body.constant_n, body.n_tiles - 1, 0)
+        return [
+            ((body.rows == 0) | (body.rows > config.accumulator_rows), isa.Error.FIELD),
+            ((body.k_tiles == 0) | (body.n_tiles == 0), isa.Error.FIELD),
+            (Cat(modes).all(), isa.Error.FIELD),
+            ((body.form.as_value() > max(form.value for form in isa.Form)), isa.Error.FIELD),
+            (last_block >= blocks, isa.Error.ADDRESS),
+        ]
+
+    def elaborate(self, platform):
+        m = Module()
+        incoming = isa.body(isa.Opcode.MATMUL, self.instruction.payload)
+        body = Signal(self.layout, reset_less=True)
+        loading = Signal()  # tiles are left to read
+        handed = Signal(init=1)  # the moving part has the body
+        m.d.comb += [
+            self.instruction.ready.eq(~loading & handed),
+            self.start.eq(self.instruction.valid & self.instruction.ready),
+            self.body.valid.eq(~handed),
+            self.body.payload.eq(body),
+        ]
+        with m.If(self.body.ready & self.body.valid):
+            m.d.sync += handed.eq(1)
+
+        word = Signal(range(self.config.lanes))
+        k, n = Signal(10), Signal(10)
+        address, tile, column = (Signal(isa.ADDRESS, name=name) for name in ("address", "tile", "column"))
+        fire, last = Signal(), Signal()
+        m.d.comb += [
+            fire.eq(loading & ((word != 0) | ~self.full | self.swap)),
+            last.eq(word == self.config.lanes - 1),
+            self.read.enable.eq(fire),
+            self.read.address.eq(address),
+        ]
+        with m.If(self.swap):
+            m.d.sync += self.full.eq(0)
+        with m.If(fire):
+            m.d.sync += [word.eq(word + 1), address.eq(address + body.stationary_word)]
+            with m.If(last):
+                m.d.sync += [self.full.eq(1), word.eq(0), k.eq(k + 1)]
+                m.d.sync += [tile.eq(tile + body.stationary_k), address.eq(tile + body.stationary_k)]
+                with m.If(k == body.k_tiles - 1):
+                    m.d.sync += [k.eq(0), n.eq(n + 1)]
+                    m.d.sync += [s.eq(column + body.stationary_n) for s in (column, tile, address)]
+                    with m.If(n == body.n_tiles - 1):
+                        m.d.sync += loading.eq(0)
+        with m.If(self.start):
+            m.d.sync += [body.eq(incoming), k.eq(0), n.eq(0)]
+            m.d.sync += [s.eq(incoming.stationary) for s in (column, tile, address)]
+            m.d.sync += [loading.eq(1), handed.eq(0)]
+            for condition, error in reversed(self.check(incoming)):
+                with m.If(condition):
+                    m.d.comb += self.error.eq(error)
+                    m.d.sync += [loading.eq(0), handed.eq(1)]
+
+        m.d.comb += [
+            self.stationary.valid.eq(delay(m, fire, READ_LATENCY, name="valid", reset_less=False)),
+            self.stationary.first.eq(delay(m, fire & (word == 0), READ_LATENCY, name="first", reset_less=False)),
+            self.stationary.direction.eq(delay(m, body.direction, READ_LATENCY, name="direction")),
+            self.stationary.data.eq(self.read.data),
+        ]
+        return m

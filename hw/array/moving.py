@@ -1,0 +1,136 @@
+"""Streams the moving rows of a MATMUL through the array, a pass of all rows for each stationary tile."""
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .. import isa
+from ..arith import delay
+from ..config import CoreConfig
+from ..scratchpad import READ_LATENCY, ReadPort
+from .accumulators import AccumulatorControl
+from .mac_array import MovingSignature, array_latency
+
+__all__ = ["MovingStream", "ResultTile"]
+
+_BODY = isa.BODIES[isa.Opcode.MATMUL]
+#: What the drain must know of a column of tiles whose last pass begins.
+ResultTile = data.StructLayout(
+    {
+        **{name: _BODY[name].shape for name in ("rows", "output", "output_row", "residual", "form", "table")},
+        **{name: _BODY[name].shape for name in ("zero_out", "residual_zero", "residual_multiplier")},
+        "block": _BODY["constant"].shape,
+        "last": 1,
+    }
+)
+
+
+class MovingStream(wiring.Component):
+    """Second part of the array engine: for each tile, reads rows 0 .. M - 1 of the moving operand, one a cycle.
+
+    Tile t begins in cycle ``s(t) = max(f(t) + L, s(t - 1) + max(M, L))`` with f(t) from :class:`.fetch.StationaryFetch` and M the rows of tile
+    t - 1; the last pass over k waits for ``drain_ready`` besides. The body is taken in the last cycle of the instruction before, or when there is none.
+
+    Parameters
+    ----------
+    config : CoreConfig
+
+    Members
+    -------
+    body : ``In(stream.Signature(MATMUL body))``
+    full : ``In(1)``
+        The next tile is in the shadow registers.
+    swap : ``Out(1)``
+        A tile begins in this cycle.
+    drain_ready : ``In(1)``
+        A last pass of ``rows`` rows may begin.
+    rows : ``Out(13)``
+    begin : ``Out(1)``
+        A last pass begins in this cycle; ``tile`` tells of it.
+    tile : ``Out(ResultTile)``
+    read : ``Out(ReadPort)``
+    moving : ``Out(MovingSignature)``
+        To the array.
+    control : ``Out(AccumulatorControl)``
+        To the accumulators.
+    """
+
+    def __init__(self, config: CoreConfig):
+        self.config = config
+        super().__init__(
+            {
+                "body": In(stream.Signature(_BODY)),
+                "full": In(1),
+                "swap": Out(1),
+                "drain_ready": In(1),
+                "rows": Out(_BODY["rows"].shape),
+                "begin": Out(1),
+                "tile": Out(ResultTile),
+                "read": Out(ReadPort(isa.ADDRESS.width, config.lanes)),
+                "moving": Out(MovingSignature(config.lanes)),
+                "control": Out(AccumulatorControl(config)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes = self.config.lanes
+        body = Signal(_BODY, reset_less=True)
+        active = Signal()
+        row, k, n = Signal(13), Signal(10), Signal(10)
+        last_row, last_k, last_n = (Signal(name=name) for name in ("last_row", "last_k", "last_n"))
+        fire, finished = Signal(), Signal()
+        # A tile shorter than L rows still takes L cycles: the next one is being loaded.
+        m.d.comb += [
+            last_row.eq(row == Mux(body.rows < lanes, lanes - 1, body.rows - 1)),
+            last_k.eq(k == body.k_tiles - 1),
+            last_n.eq(n == body.n_tiles - 1),
+            self.rows.eq(body.rows),
+            self.swap.eq(active & (row == 0) & self.full & (~last_k | self.drain_ready)),
+            fire.eq(self.swap | (row != 0)),
+            self.begin.eq(self.swap & last_k),
+            finished.eq(fire & last_row & last_k & last_n),
+            self.body.ready.eq(~active | finished),
+        ]
+        address, tile = Signal(isa.ADDRESS, reset_less=True), Signal(isa.ADDRESS, reset_less=True)
+        output, residual = Signal(isa.ADDRESS, reset_less=True), Signal(isa.ADDRESS, reset_less=True)
+        block = Signal.like(body.constant, name="block", reset_less=True)
+        with m.If(fire):
+            m.d.sync += [row.eq(row + 1), address.eq(address + body.moving_row)]
+            with m.If(last_row):
+                m.d.sync += [row.eq(0), k.eq(k + 1), tile.eq(tile + body.moving_k), address.eq(tile + body.moving_k)]
+                with m.If(last_k):
+                    m.d.sync += [k.eq(0), n.eq(n + 1), tile.eq(body.moving), address.eq(body.moving)]
+                    m.d.sync += [
+                        block.eq(block + body.constant_n),
+                        output.eq(output + body.output_n),
+                        residual.eq(residual + body.output_n),
+                    ]
+        with m.If(finished):
+            m.d.sync += active.eq(0)
+        with m.If(self.body.ready & self.body.valid):
+            incoming = self.body.payload
+            m.d.sync += [active.eq(1), body.eq(incoming), n.eq(0), tile.eq(incoming.moving), address.eq(incoming.moving)]
+            m.d.sync += [output.eq(incoming.output), residual.eq(incoming.residual), block.eq(incoming.constant)]
+
+        valid = fire & (row < body.rows)
+        m.d.comb += [self.read.enable.eq(valid), self.read.address.eq(address)]
+        same = ("rows", "output_row", "form", "table", "zero_out", "residual_zero", "residual_multiplier")
+        m.d.comb += [self.tile[name].eq(body[name]) for name in same]
+        m.d.comb += [self.tile.output.eq(output), self.tile.residual.eq(residual), self.tile.block.eq(block), self.tile.last.eq(last_n)]
+        self._delay_to_array(m, body.mode, valid, {"row": row, "first": k == 0, "last": last_k})
+        return m
+
+    def _delay_to_array(self, m: Module, mode: Value, valid: Value, control: dict[str, Value]) -> None:
+        """Bring what goes with a row to the cycle in which its data reach the array, or its sums the first accumulator."""
+        m.d.comb += [
+            self.moving.data.eq(self.read.data),
+            self.moving.mode.eq(delay(m, mode, READ_LATENCY, name="mode")),
+            self.moving.swap.eq(delay(m, self.swap, READ_LATENCY, name="swap", reset_less=False)),
+        ]
+        cycles = READ_LATENCY + array_latency(self.config.lanes)
+        m.d.comb += self.control.valid.eq(delay(m, valid, cycles, name="valid", reset_less=False))
+        fields = Signal(data.StructLayout({"row": self.control.row.shape(), "first": 1, "last": 1}))
+        m.d.comb += [fields[name].eq(value) for name, value in control.items()]
+        fields = delay(m, fields, cycles, name="control")
+        m.d.comb += [getattr(self.control, name).eq(fields[name]) for name in control]
