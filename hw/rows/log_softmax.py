@@ -1,0 +1,169 @@
+"""Log-Int-Softmax of rows: 4-bit codes of ``-log2 softmax``."""
+
+from __future__ import annotations
+
+import math
+from operator import add
+from typing import Any
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from .. import isa
+from ..arith import delay
+from ..config import CoreConfig
+from .pipeline import normalize, normalize_latency, reduce_latency, reduce_row, register
+from .row_buffer import RowBuffer
+
+__all__ = ["LOG2_TABLE", "MAX_COLUMNS", "ZERO_CODE", "LogSoftmax"]
+
+#: Columns of the longest row.
+MAX_COLUMNS = 1024
+#: log2 of a mantissa in 1..2 by its 6 bits after the leading one, 8 fraction bits.
+LOG2_TABLE = tuple(round(256 * math.log2(1 + (f + 0.5) / 64)) for f in range(64))
+
+#: The code that means exactly zero.
+ZERO_CODE = 15
+
+_ONE = 15  # the exponential of 0 is 2**15
+_TOTAL_BITS = _ONE + 1 + ceil_log2(MAX_COLUMNS)
+
+
+def _delays(config: CoreConfig) -> tuple[int, int]:
+    """Cycles from a row's last word to its maximum, from its last exponentials to the logarithm of their total."""
+    reduction = reduce_latency(config.lanes)
+    return reduction, reduction + normalize_latency(_TOTAL_BITS) + 1
+
+
+class LogSoftmax(wiring.Component):
+    """``code = min((log2(sum exp(max - x)) + log(max - x) + 128) >> 8, 15)`` for each lane of a row, in three passes joined by buffers.
+
+    The running maximum; the table's ``exp`` and ``log`` of the distance to it, and the sum; the codes. Lanes without ``keep`` count nowhere
+    and get code 15. A row has at most :data:`MAX_COLUMNS` columns and at least one that is kept.
+    Arithmetic: exact, form ``log`` of ``docs/arithmetic.md``; golden model ``model.log_softmax.log_softmax``.
+
+    Latency: a row's first word is on ``o`` ``latency(config, words)`` cycles after it was on ``i``, if the row before has no more words.
+    Throughput: a word a cycle, no gap between rows. Stops as a whole while the output is not ready; ``table_write`` never does.
+
+    Parameters
+    ----------
+    config : CoreConfig
+
+    Members
+    -------
+    i : ``In(stream.Signature({"data": [signed(8)], "keep": lanes, "last": 1}))``
+        Logits; bit k of ``keep`` says whether lane k is in the row.
+    o : ``Out(stream.Signature({"data": [signed(8)], "last": 1}))``
+        Codes 0..15.
+    table : ``In(range(config.tables))``
+        Table of the word on ``i``, the same for all words of a row.
+    table_write : ``In(Signature({"enable": Out(1), "address": Out(bits), "data": Out(isa.EXP_ENTRY)}))``
+        ``address`` is table * 256 + entry. No row may be in flight that uses the table.
+    """
+
+    def __init__(self, config: CoreConfig):
+        self.config = config
+        self.lane = data.ArrayLayout(signed(8), config.lanes)
+        self.max_words = self.longest_row(config)
+        self.input = data.StructLayout({"data": self.lane, "keep": config.lanes, "last": 1})
+        self.output = data.StructLayout({"data": self.lane, "last": 1})
+        address = ceil_log2(config.tables * isa.TABLE_ENTRIES)
+        write = wiring.Signature({"enable": Out(1), "address": Out(address), "data": Out(isa.EXP_ENTRY)})
+        super().__init__(
+            {
+                "i": In(stream.Signature(self.input)),
+                "o": Out(stream.Signature(self.output)),
+                "table": In(range(config.tables)),
+                "table_write": In(write),
+            }
+        )
+
+    @staticmethod
+    def longest_row(config: CoreConfig) -> int:
+        """Words of the longest row."""
+        return -(-MAX_COLUMNS // config.lanes)
+
+    @staticmethod
+    def latency(config: CoreConfig, words: int) -> int:
+        """Cycles from the first word of a row on ``i`` to its first word on ``o``."""
+        maximum, total = _delays(config)
+        return (words - 1 + maximum + RowBuffer.latency) + 2 + (words - 1 + total + RowBuffer.latency) + 2
+
+    def elaborate(self, platform):
+        m = Module()
+        lanes = self.config.lanes
+        advance = Signal()
+        m.d.comb += [advance.eq(self.o.ready | ~self.o.valid), self.i.ready.eq(advance)]
+
+        maximum_delay, total_delay = _delays(self.config)
+        logit_word = data.StructLayout({"data": self.lane, "keep": lanes, "table": self.table.shape()})
+        log_word = data.StructLayout({"data": data.ArrayLayout(12, lanes), "keep": lanes})
+        logits = RowBuffer(logit_word, signed(8), words=self.max_words, delay=maximum_delay)
+        logs = RowBuffer(log_word, 13, words=self.max_words, delay=total_delay)
+        m.submodules.logits, m.submodules.logs = EnableInserter(advance)(logits), EnableInserter(advance)(logs)
+
+        entries = self._entries(m, advance, logits.o)
+        with m.If(advance):
+            maximum = self._maximum(m)
+            keep = delay(m, logits.o.data.keep, 1, name="keep_early")
+            exps = [register(m, Mux(keep[k], entry.exp, 0), f"exp_{k}") for k, entry in enumerate(entries)]
+            distances = [register(m, entry.log, f"log_{k}") for k, entry in enumerate(entries)]
+            keep = delay(m, keep, 1, name="keep")
+            valid = delay(m, logits.o.valid, 2, name="valid", reset_less=False)
+            last = delay(m, logits.o.last, 2, name="last")
+            log2_total = self._log2_total(m, exps, valid, last)
+            codes = self._codes(m, logs.o)
+            codes_valid = delay(m, logs.o.valid, 2, name="codes_valid", reset_less=False)
+            codes_last = delay(m, logs.o.last, 2, name="codes_last")
+
+        word, logit, log = self.i.payload, logits.i.data, logs.i.data
+        m.d.comb += [logits.i.valid.eq(self.i.valid), logits.i.last.eq(word.last), logits.scalar.eq(maximum)]
+        m.d.comb += [logit.data.eq(word.data), logit.keep.eq(word.keep), logit.table.eq(self.table)]
+        m.d.comb += [logs.i.valid.eq(valid), logs.i.last.eq(last), logs.scalar.eq(log2_total)]
+        m.d.comb += [log.data.eq(Cat(distances)), log.keep.eq(keep)]
+        m.d.comb += [self.o.valid.eq(codes_valid), self.o.payload.last.eq(codes_last), self.o.payload.data.eq(codes)]
+        return m
+
+    def _maximum(self, m: Module) -> Signal:
+        """Largest kept logit of a row."""
+        word, lowest = self.i.payload, Const(-128, signed(8))
+        lanes = [Mux(word.keep[k], word.data[k], lowest) for k in range(self.config.lanes)]
+        return reduce_row(m, lambda a, b: Mux(a > b, a, b), lanes, shape=signed(8), valid=self.i.valid, last=word.last, name="maximum")
+
+    def _entries(self, m: Module, advance: Signal, row: Any) -> list[data.View]:
+        """Table entry of each lane's distance to the maximum, in the cycle after ``row``. A memory a lane, all with the same content."""
+        entries = []
+        for k in range(self.config.lanes):
+            depth = self.config.tables * isa.TABLE_ENTRIES
+            attrs = {"ram_style": "block", "no_rw_check": 1}
+            m.submodules[f"table_{k}"] = memory = Memory(shape=isa.EXP_ENTRY, depth=depth, init=[], attrs=attrs)
+            read, write = memory.read_port(), memory.write_port()
+            m.d.comb += [read.en.eq(advance), read.addr.eq(Cat((row.scalar - row.data.data[k])[:8], row.data.table))]
+            m.d.comb += [
+                write.en.eq(self.table_write.enable),
+                write.addr.eq(self.table_write.address),
+                write.data.eq(self.table_write.data),
+            ]
+            entries.append(read.data)
+        return entries
+
+    def _log2_total(self, m: Module, exps: list[Signal], valid: Signal, last: Signal) -> Signal:
+        """log2 of a row's sum over its largest exponential, 8 fraction bits; a half is added for the rounding of the codes."""
+        total = reduce_row(m, add, exps, shape=unsigned(_TOTAL_BITS), valid=valid, last=last, name="total")
+        mantissa, zeros = normalize(m, total, name="mantissa")
+        fraction = Array(Const(value, 8) for value in LOG2_TABLE)[mantissa[-7:-1]]
+        exponent = (_TOTAL_BITS - 1 - _ONE - zeros)[:4]
+        return register(m, (Cat(fraction, exponent) + 128)[:13], "log2_total")
+
+    def _codes(self, m: Module, row: Any) -> Value:
+        """Codes of a word, two cycles later."""
+        codes = []
+        for k in range(self.config.lanes):
+            rounded = register(m, (row.scalar + row.data.data[k]).shift_right(8), f"rounded_{k}")
+            kept = register(m, row.data.keep[k], f"kept_{k}")
+            code = register(m, Mux(kept & (rounded < ZERO_CODE), rounded[:4], ZERO_CODE), f"code_{k}")
+            codes += [code, Const(0, 4)]
+        return Cat(codes)

@@ -1,0 +1,96 @@
+"""On-chip LayerNorm constants, written a byte of every channel at a time."""
+
+from __future__ import annotations
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from .. import isa
+from ..arith import delay
+from ..config import CoreConfig
+from ..scratchpad import WritePort
+
+__all__ = ["NormConstants"]
+
+#: ``address * 13108 >> 16`` is ``address // 5`` for addresses below 2**14.
+_FIFTH, _FIFTH_BITS = 13108, 16
+
+
+class NormConstants(wiring.Component):
+    """Memory of ``isa.NORM_RECORD``, read in blocks of L channels.
+
+    A memory for each byte of the record, and one more for ``alpha`` alone, because it is read at another time than the rest.
+    A read in the cycle in which the block is written has an undefined result.
+
+    Latency: ``latency`` cycles from a block's address to its constants; a write may be read 3 cycles later.
+    Throughput: a block a cycle.
+
+    Parameters
+    ----------
+    config : CoreConfig
+
+    Members
+    -------
+    write : ``In(WritePort(bits, lanes))``
+        ``address`` is block * 5 + byte.
+    enable : ``In(1)``
+        The read sides hold their output while it is low; writes do not stop.
+    alpha_block : ``In(range(blocks))``
+    alpha : ``Out([2])``
+    block : ``In(range(blocks))``
+    records : ``Out([isa.NORM_RECORD])``
+    """
+
+    latency = 1
+
+    def __init__(self, config: CoreConfig):
+        self.lanes = config.lanes
+        self.blocks = self.count(config)
+        super().__init__(
+            {
+                "write": In(self.write_port(config)),
+                "enable": In(1),
+                "alpha_block": In(range(self.blocks)),
+                "alpha": Out(data.ArrayLayout(2, config.lanes)),
+                "block": In(range(self.blocks)),
+                "records": Out(data.ArrayLayout(isa.NORM_RECORD, config.lanes)),
+            }
+        )
+
+    @staticmethod
+    def count(config: CoreConfig) -> int:
+        """Blocks of L channels in the memory."""
+        return -(-config.norm_channels // config.lanes)
+
+    @classmethod
+    def write_port(cls, config: CoreConfig) -> WritePort:
+        return WritePort(ceil_log2(cls.count(config) * isa.NORM_BYTES), config.lanes)
+
+    def elaborate(self, platform):
+        m = Module()
+        enable = delay(m, self.write.enable, 1, name="enable", reset_less=False)
+        word = delay(m, self.write.data, 1, name="word")
+        address = delay(m, self.write.address, 1, name="address")
+        block = Signal.like(self.block, reset_less=True)
+        m.d.sync += block.eq((self.write.address * _FIFTH) >> _FIFTH_BITS)
+        byte = Signal(3)
+        m.d.comb += byte.eq(address - block * isa.NORM_BYTES)
+
+        def plane(name: str, bits: int, index: int, read_block: Value) -> data.View:
+            """The lowest bits of one byte of every channel."""
+            attrs = {"ram_style": "block", "no_rw_check": 1}
+            shape = data.ArrayLayout(bits, self.lanes)
+            m.submodules[name] = memory = Memory(shape=shape, depth=self.blocks, init=[], attrs=attrs)
+            write, read = memory.write_port(), memory.read_port()
+            m.d.comb += [write.en.eq(enable & (byte == index)), write.addr.eq(block), read.en.eq(self.enable), read.addr.eq(read_block)]
+            m.d.comb += [write.data[k].eq(word[k][:bits]) for k in range(self.lanes)]
+            return read.data
+
+        m.d.comb += self.alpha.eq(plane("alpha", 2, 0, self.alpha_block))
+        planes = [plane(f"byte_{index}", 8, index, self.block) for index in range(isa.NORM_BYTES)]
+        for k in range(self.lanes):
+            m.d.comb += self.records[k].eq(Cat(byte_plane[k] for byte_plane in planes))
+        return m
