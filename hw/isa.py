@@ -166,7 +166,7 @@ class Register(enum.IntEnum):
 
 
 IDENTITY = 0x4D4C5456
-#: First word address of the program memory (write only): instruction i, 32-bit word j at PROGRAM_WINDOW + 16 i + j, the last word commits.
+#: First address of the program memory (write only, not while a program runs): instruction i, 32-bit word j at PROGRAM_WINDOW + 16 i + j.
 PROGRAM_WINDOW = 0x10000
 #: Bits of a register address.
 CONTROL_ADDRESS_BITS = 18
