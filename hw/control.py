@@ -179,6 +179,7 @@ class ControlRegisters(wiring.Component):
         }
         with m.If(self.control.read):
             m.d.sync += self.control.read_data.eq(0)
-            for address, value in (constants | registers).items():
-                with m.If(self.control.address == address):
-                    m.d.sync += self.control.read_data.eq(value)
+            with m.Switch(self.control.address):
+                for address, value in (constants | registers).items():
+                    with m.Case(int(address)):
+                        m.d.sync += self.control.read_data.eq(value)
