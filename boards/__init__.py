@@ -1,1 +1,131 @@
-"""Board tops on amaranth-boards, with clocking and host links."""
+"""FPGA boards: what each one has, and where its lamps and buttons are. The pins themselves come from amaranth-boards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amaranth.vendor import LatticeECP5Platform, LatticeICE40Platform
+from amaranth_boards.ecpix5 import ECPIX585Platform
+from amaranth_boards.icebreaker import ICEBreakerPlatform
+from amaranth_boards.ulx3s import ULX3S_85F_Platform
+
+__all__ = ["BOARDS", "Board", "Pll", "board"]
+
+_KIB = 1 << 10
+_ECP5_TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
+_ICE40_TOOLS = ("yosys", "nextpnr-ice40", "icepack")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pll:
+    """Dividers of an ECP5 PLL: output = input * ``feedback`` / ``input``; output * ``output`` is the VCO, 400 to 800 MHz."""
+
+    input: int
+    feedback: int
+    output: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A board.
+
+    Parameters
+    ----------
+    name, description : str
+    platform : type
+        Class of amaranth-boards.
+    multipliers : int
+        Hardware multipliers of 16 x 16 bits or more.
+    memory_bytes : int
+        RAM on the FPGA, in bytes.
+    memory_kind : str
+        What that RAM is made of.
+    digits, busy, done, error : lamps
+        Resource, number and signal (empty: the resource itself) of the four lamps for a class number, and of the three status lamps.
+    button : tuple or None
+        Resource and number of the start button.
+    connector_resources : str
+        Attribute of ``platform`` with more resources, for what is soldered to a connector.
+    pll : Pll or None
+        Makes the core's clock from the board's. None: they are the same.
+    tools, programmer : tuple of str, str
+        What ``build_top.sh`` calls, and what writes a bitstream to the board. No one is needed to write the project.
+    """
+
+    name: str
+    description: str
+    platform: type[LatticeECP5Platform] | type[LatticeICE40Platform]
+    multipliers: int
+    memory_bytes: int
+    memory_kind: str
+    digits: tuple[tuple[str, int, str], ...]
+    busy: tuple[str, int, str]
+    done: tuple[str, int, str]
+    error: tuple[str, int, str]
+    button: tuple[str, int] | None
+    connector_resources: str = ""
+    pll: Pll | None = None
+    tools: tuple[str, ...]
+    programmer: str
+
+
+#: Boards by name; each has a preset of its name in :data:`..hw.config.PRESETS`.
+BOARDS: dict[str, Board] = {
+    entry.name: entry
+    for entry in (
+        Board(
+            name="ulx3s-85f",
+            description="ULX3S, Lattice LFE5U-85F speed 6",
+            platform=ULX3S_85F_Platform,
+            multipliers=156,
+            memory_bytes=208 * 2 * _KIB,
+            memory_kind="208 block RAMs",
+            digits=tuple(("led", index, "") for index in range(4)),
+            busy=("led", 5, ""),
+            done=("led", 6, ""),
+            error=("led", 7, ""),
+            button=("button_fire", 0),
+            tools=_ECP5_TOOLS,
+            programmer="openFPGALoader",
+        ),
+        Board(
+            name="ecpix5-85f",
+            description="ECPIX-5, Lattice LFE5UM5G-85F speed 8",
+            platform=ECPIX585Platform,
+            multipliers=156,
+            memory_bytes=208 * 2 * _KIB,
+            memory_kind="208 block RAMs",
+            digits=tuple(("rgb_led", index, "g") for index in range(4)),
+            busy=("rgb_led", 0, "b"),
+            done=("rgb_led", 1, "b"),
+            error=("rgb_led", 2, "r"),
+            button=None,  # the reset button runs it again
+            pll=Pll(input=2, feedback=1, output=12),
+            tools=_ECP5_TOOLS,
+            programmer="openFPGALoader",
+        ),
+        Board(
+            name="icebreaker",
+            description="iCEBreaker, Lattice iCE40UP5K",
+            platform=ICEBreakerPlatform,
+            multipliers=8,
+            memory_bytes=(30 * 512) + 4 * 32 * _KIB,
+            memory_kind="30 block RAMs and 4 single-port RAMs",
+            digits=tuple(("led", index, "") for index in range(2, 6)),
+            busy=("led", 6, ""),
+            done=("led", 1, ""),
+            error=("led", 0, ""),
+            button=("button", 0),
+            connector_resources="break_off_pmod",
+            tools=_ICE40_TOOLS,
+            programmer="iceprog",
+        ),
+    )
+}
+
+
+def board(name: str) -> Board:
+    """The board of that name."""
+    if name not in BOARDS:
+        raise ValueError(f"no board {name!r}; there are {', '.join(BOARDS)}")
+    return BOARDS[name]

@@ -109,7 +109,7 @@ async def collect(dut: Any, name: str, count: int, rng: Random | None = None, st
         ready.value = int(offer)
         await RisingEdge(dut.clk)
         if offer and valid.value:
-            words.append(payload.value.to_unsigned())
+            words.append(int(payload.value))
     ready.value = 0
     return words
 
@@ -125,6 +125,6 @@ async def check_stream(dut: Any, name: str) -> None:
             continue
         if waiting is not None:
             assert valid.value, f"{name}: valid fell before ready"
-            word = payload.value.to_unsigned()
+            word = int(payload.value)
             assert word == waiting, f"{name}: payload changed from {waiting:#x} to {word:#x} before ready"
-        waiting = payload.value.to_unsigned() if valid.value and not ready.value else None
+        waiting = int(payload.value) if valid.value and not ready.value else None
