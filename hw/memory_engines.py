@@ -1,0 +1,387 @@
+"""Load and store: words between external memory and the memories of the core."""
+
+from amaranth import *
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import ceil_log2
+
+from . import isa
+from .arith import delay, tree_sum
+from .config import CoreConfig
+from .epilogue.lane import TableWrite
+from .isa import Error, Opcode, Target
+from .memory_port import ADDRESS_BITS, MAX_BURST, REQUEST, MemoryPort
+from .scratchpad import READ_LATENCY, ReadPort, WritePort
+
+__all__ = ["LoadEngine", "StoreEngine", "table_words", "target_words"]
+
+
+def table_words(lanes: int) -> int:
+    """Words of L bytes of a table of 256 entries; a last, partly filled word included."""
+    return -(-isa.TABLE_ENTRIES * isa.ENTRY_BYTES // lanes)
+
+
+def target_words(config: CoreConfig, target: Target) -> int:
+    """Size of a LOAD's target in words. Table t is at word ``t * table_words(lanes)``."""
+    match target:
+        case Target.SCRATCHPAD:
+            return config.scratchpad_words
+        case Target.CONSTANTS:
+            return config.constant_channels // config.lanes * isa.CONSTANT_BYTES
+        case Target.NORM_CONSTANTS:
+            return config.norm_channels // config.lanes * isa.NORM_BYTES
+        case _:
+            return config.tables * table_words(config.lanes)
+
+
+def _times(value: Value, factor: int) -> Value:
+    """``value * factor`` by shifts and adders: no multiplier is spent on it."""
+    return tree_sum(value.shift_left(bit) for bit in range(factor.bit_length()) if factor >> bit & 1)
+
+
+class _Bursts(wiring.Component):
+    """Requests for consecutive words: bursts of :data:`MAX_BURST` beats and the rest, the first one cycle after ``begin``, one a cycle.
+
+    Members
+    -------
+    begin : ``In(1)``
+    base : ``In(32)``
+        In beats.
+    memory : ``In(28)``
+    words : ``In(20)``
+        First word and number of words.
+    request : ``Out(stream.Signature(REQUEST))``
+    """
+
+    def __init__(self, config: CoreConfig):
+        self.config = config
+        super().__init__(
+            {"begin": In(1), "base": In(ADDRESS_BITS), "memory": In(28), "words": In(20), "request": Out(stream.Signature(REQUEST))}
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        beats = self.config.beats
+        address = Signal(ADDRESS_BITS, reset_less=True)
+        left = Signal(20 + ceil_log2(beats))
+        final = left <= MAX_BURST
+        m.d.comb += [
+            self.request.valid.eq(left != 0),
+            self.request.payload.address.eq(address),
+            self.request.payload.beats.eq(Mux(final, left - 1, MAX_BURST - 1)),
+        ]
+        with m.If(self.begin):
+            m.d.sync += [address.eq(self.base + _times(self.memory, beats)), left.eq(_times(self.words, beats))]
+        with m.Elif(self.request.valid & self.request.ready):
+            m.d.sync += [address.eq(address + MAX_BURST), left.eq(Mux(final, 0, left - MAX_BURST))]
+        return m
+
+
+class LoadEngine(wiring.Component):
+    """Executes LOAD: external memory to scratchpad, constants or tables. One instruction at a time.
+
+    An instruction is checked before anything is requested: no words or no such target is ``Error.FIELD``; words outside the target, or
+    a table load that does not begin with a table, is ``Error.ADDRESS``. A beat that is answered with an error is ``Error.MEMORY_READ``:
+    its word and those after it are not written, and the engine takes the beats that it requested. There is no ``done`` after an error.
+
+    Throughput: a beat a cycle, and an entry a cycle: the first beat of a word comes with the last table entry of the word before.
+    From ``start`` to ``done`` there are :meth:`cycles` cycles when the memory never waits; the next instruction may start with ``done``.
+
+    Parameters
+    ----------
+    config : CoreConfig
+
+    Members
+    -------
+    instruction : ``In(stream.Signature(INSTRUCTION_BITS))``
+        Ready when nothing is in progress.
+    base : ``In(32)``
+        Added to every external address, in beats; constant while an instruction is in progress.
+    cancel : ``In(1)``
+        What is in progress ends without further writes, ``error`` or ``done``; the engine gets ready when the memory has answered.
+        To be used instead of a reset, which would leave answers behind.
+    start : ``Out(1)``
+        An instruction is accepted in this cycle.
+    done : ``Out(1)``
+        Pulse, in the cycle after the last write.
+    error : ``Out(isa.Error)``
+        Pulse: one cycle after ``start``, or with the beat.
+    read_request, read_data : streams
+        As in :class:`.memory_port.MemoryPort`.
+    write : ``Out(WritePort(20, L))``
+        To the scratchpad.
+    constants, norm_constants : ``Out(WritePort(n, L))``
+        To the epilogue, to LayerNorm.
+    table : ``Out(TableWrite(config, signed(8)))``
+    exp_table : ``Out(TableWrite(config, EXP_ENTRY))``
+    """
+
+    def __init__(self, config: CoreConfig):
+        self.config = config
+        lanes = config.lanes
+        port = MemoryPort(config.port_bytes)
+        members = {
+            "instruction": In(stream.Signature(isa.INSTRUCTION_BITS)),
+            "base": In(ADDRESS_BITS),
+            "cancel": In(1),
+            "start": Out(1),
+            "done": Out(1),
+            "error": Out(Error),
+            "read_request": port.members["read_request"],
+            "read_data": port.members["read_data"],
+            "write": Out(WritePort(isa.ADDRESS.width, lanes)),
+            "table": Out(TableWrite(config, signed(8))),
+            "exp_table": Out(TableWrite(config, isa.EXP_ENTRY)),
+        }
+        for name, target in (("constants", Target.CONSTANTS), ("norm_constants", Target.NORM_CONSTANTS)):
+            members[name] = Out(WritePort(ceil_log2(target_words(config, target)), lanes))
+        super().__init__(members)
+
+    @staticmethod
+    def cycles(config: CoreConfig, words: int, target: Target = Target.SCRATCHPAD) -> int:
+        """Cycles from ``start`` to ``done`` when the memory never waits: data begins ``memory_latency`` cycles after its request."""
+        entries = config.lanes // isa.ENTRY_BYTES if target in (Target.FUNCTION_TABLE, Target.EXP_TABLE) else 1
+        return config.memory_latency + 3 + words * (config.beats + entries - 1)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.bursts = bursts = _Bursts(config)
+        connect(m, bursts=bursts.request, engine=flipped(self.read_request))
+        body = Signal(isa.BODIES[Opcode.LOAD], reset_less=True)
+        refused = Signal(Error)
+        running, full, failed = Signal(), Signal(), Signal()  # full: `word` is complete and is being written
+        word = Signal(8 * config.lanes, reset_less=True)
+        beat, part = Signal(range(config.beats)), Signal(range(config.lanes // isa.ENTRY_BYTES))
+        entries = (body.target == Target.FUNCTION_TABLE) | (body.target == Target.EXP_TABLE)
+        last_part = ~entries | (part == config.lanes // isa.ENTRY_BYTES - 1)
+        taken, written = Signal(), Signal()
+        m.d.comb += [
+            bursts.base.eq(self.base),
+            bursts.memory.eq(body.memory),
+            bursts.words.eq(body.words),
+            self.read_data.ready.eq(running & (~full | last_part)),
+            taken.eq(self.read_data.valid & self.read_data.ready),
+            written.eq(full & last_part),
+        ]
+        self._check(m, body, refused)
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
+                m.d.sync += [body.eq(isa.body(Opcode.LOAD, self.instruction.payload)), failed.eq(self.cancel)]
+                with m.If(self.start):
+                    m.next = "CHECK"
+            with m.State("CHECK"):
+                with m.If(~failed & ~self.cancel):
+                    m.d.comb += [self.error.eq(refused), bursts.begin.eq(refused == Error.NONE)]
+                m.next = "IDLE"
+                with m.If(bursts.begin):
+                    m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += running.eq(1)
+                with m.If(self.cancel):
+                    m.d.sync += failed.eq(1)
+                with m.If(taken & self.read_data.payload.error & ~failed):
+                    m.d.comb += self.error.eq(Error.MEMORY_READ)
+                    m.d.sync += failed.eq(1)
+                with m.If(written):
+                    m.d.sync += [body.words.eq(body.words - 1), body.destination.eq(body.destination + 1)]
+                    with m.If(body.words == 1):
+                        m.next = "IDLE"
+        m.d.sync += self.done.eq(written & (body.words == 1) & ~failed & ~self.cancel)
+
+        with m.If(full):
+            m.d.sync += [word.eq(word[8 * isa.ENTRY_BYTES :]), part.eq(Mux(last_part, 0, part + 1))]
+        with m.If(written):
+            m.d.sync += full.eq(0)
+        with m.If(taken):
+            last_beat = beat == config.beats - 1
+            m.d.sync += [word.eq(Cat(word, self.read_data.payload.data)[8 * config.port_bytes :]), beat.eq(Mux(last_beat, 0, beat + 1))]
+            m.d.sync += full.eq(last_beat)
+        self._write(m, body, word, full & ~failed, last_part, bursts.begin)
+        return m
+
+    def _check(self, m: Module, body: data.View, refused: enum.EnumView) -> None:
+        """Why the instruction is refused, ``Error.NONE`` if it is not."""
+        end = body.destination + body.words
+        with m.Switch(body.target):
+            for target in Target:
+                with m.Case(target):
+                    outside = end > target_words(self.config, target)
+                    if target in (Target.FUNCTION_TABLE, Target.EXP_TABLE):
+                        starts = [table * table_words(self.config.lanes) for table in range(self.config.tables)]
+                        outside |= ~Cat(body.destination == start for start in starts).any()
+                    m.d.comb += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
+            with m.Default():
+                m.d.comb += refused.eq(Error.FIELD)
+        with m.If(body.words == 0):
+            m.d.comb += refused.eq(Error.FIELD)
+
+    def _write(self, m: Module, body: data.View, word: Value, valid: Value, last_part: Value, begin: Value) -> None:
+        """Write ``word``, or its lowest entry, to where ``body`` says."""
+        targets = {Target.SCRATCHPAD: self.write, Target.CONSTANTS: self.constants, Target.NORM_CONSTANTS: self.norm_constants}
+        for target, port in targets.items():
+            m.d.comb += [port.enable.eq(valid & (body.target == target)), port.address.eq(body.destination), port.data.eq(word)]
+
+        # The last word of a table may have more entries than are left (L = 12): they are dropped.
+        table = Signal(range(self.config.tables), reset_less=True)
+        entry = Signal(range(isa.TABLE_ENTRIES + self.config.lanes // isa.ENTRY_BYTES), reset_less=True)
+        with m.If(begin):
+            m.d.sync += entry.eq(0)
+            for index in range(self.config.tables):
+                with m.If(body.destination == index * table_words(self.config.lanes)):
+                    m.d.sync += table.eq(index)
+        with m.Elif(valid):
+            m.d.sync += entry.eq(entry + 1)
+            with m.If(last_part & (entry >= isa.TABLE_ENTRIES - 1)):
+                m.d.sync += [entry.eq(0), table.eq(table + 1)]
+        for target, port in ((Target.FUNCTION_TABLE, self.table), (Target.EXP_TABLE, self.exp_table)):
+            m.d.comb += [
+                port.enable.eq(valid & (body.target == target) & (entry < isa.TABLE_ENTRIES)),
+                port.address.eq(Cat(entry[:8], table)),
+                port.data.eq(word[: Shape.cast(port.data.shape()).width]),
+            ]
+
+
+class StoreEngine(wiring.Component):
+    """Executes STORE: scratchpad to external memory. One instruction at a time.
+
+    No words is ``Error.FIELD``, words outside the scratchpad ``Error.ADDRESS``; nothing is read or written then. A burst that is answered
+    with an error is ``Error.MEMORY_WRITE``; the rest is still written. There is no ``done`` after an error.
+
+    Throughput: a beat a cycle. From ``start`` to ``done`` there are :meth:`cycles` cycles when the memory never waits; the next instruction
+    may start with ``done``.
+
+    Parameters
+    ----------
+    config : CoreConfig
+
+    Members
+    -------
+    instruction : ``In(stream.Signature(INSTRUCTION_BITS))``
+        Ready when nothing is in progress.
+    base : ``In(32)``
+        Added to every external address, in beats; constant while an instruction is in progress.
+    cancel : ``In(1)``
+        What is in progress ends without ``error`` or ``done``; the engine gets ready when the memory has answered.
+        To be used instead of a reset, which would leave answers behind.
+    start : ``Out(1)``
+        An instruction is accepted in this cycle.
+    done : ``Out(1)``
+        Pulse, in the cycle after the last response.
+    error : ``Out(isa.Error)``
+        Pulse: one cycle after ``start``, or with the response.
+    read : ``Out(ReadPort(20, L))``
+        From the scratchpad.
+    write_request, write_data, write_response : streams
+        As in :class:`.memory_port.MemoryPort`.
+    """
+
+    #: Words between scratchpad and memory; with fewer than READ_LATENCY + 2 a word a cycle is not reached.
+    WORDS_AHEAD = 8
+
+    def __init__(self, config: CoreConfig):
+        self.config = config
+        port = MemoryPort(config.port_bytes)
+        super().__init__(
+            {
+                "instruction": In(stream.Signature(isa.INSTRUCTION_BITS)),
+                "base": In(ADDRESS_BITS),
+                "cancel": In(1),
+                "start": Out(1),
+                "done": Out(1),
+                "error": Out(Error),
+                "read": Out(ReadPort(isa.ADDRESS.width, config.lanes)),
+                **{name: port.members[name] for name in ("write_request", "write_data", "write_response")},
+            }
+        )
+
+    @staticmethod
+    def cycles(config: CoreConfig, words: int) -> int:
+        """Cycles from ``start`` to ``done`` when the memory never waits: a response comes ``memory_latency`` cycles after its burst."""
+        return config.memory_latency + READ_LATENCY + 3 + words * config.beats
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.bursts = bursts = _Bursts(config)
+        connect(m, bursts=bursts.request, engine=flipped(self.write_request))
+        body = Signal(isa.BODIES[Opcode.STORE], reset_less=True)
+        reading, failed = Signal(), Signal()
+        waiting = Signal(20 + ceil_log2(config.beats))  # bursts without a response
+        refused = Signal(Error)
+        with m.If(body.source + body.words > config.scratchpad_words):
+            m.d.comb += refused.eq(Error.ADDRESS)
+        with m.If(body.words == 0):
+            m.d.comb += refused.eq(Error.FIELD)
+        answered = Signal()
+        m.d.comb += [
+            bursts.base.eq(self.base),
+            bursts.memory.eq(body.memory),
+            bursts.words.eq(body.words),
+            self.write_response.ready.eq(1),
+            answered.eq(self.write_response.valid & (waiting == 1)),
+        ]
+        m.d.sync += self.done.eq(0)
+
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
+                m.d.sync += [body.eq(isa.body(Opcode.STORE, self.instruction.payload)), failed.eq(self.cancel)]
+                with m.If(self.start):
+                    m.next = "CHECK"
+            with m.State("CHECK"):
+                with m.If(~failed & ~self.cancel):
+                    m.d.comb += [self.error.eq(refused), bursts.begin.eq(refused == Error.NONE)]
+                m.d.sync += [
+                    reading.eq(bursts.begin),
+                    waiting.eq((_times(body.words, config.beats) + MAX_BURST - 1) >> ceil_log2(MAX_BURST)),
+                ]
+                m.next = "IDLE"
+                with m.If(bursts.begin):
+                    m.next = "RUN"
+            with m.State("RUN"):
+                with m.If(self.cancel):
+                    m.d.sync += failed.eq(1)
+                with m.If(self.write_response.valid):
+                    m.d.sync += waiting.eq(waiting - 1)
+                    with m.If(self.write_response.payload.error):
+                        m.d.sync += failed.eq(1)
+                        m.d.comb += self.error.eq(Mux(failed, Error.NONE, Error.MEMORY_WRITE))
+                with m.If(answered):
+                    m.d.sync += self.done.eq(~failed & ~self.write_response.payload.error & ~self.cancel)
+                    m.next = "IDLE"
+        with m.If(self.read.enable):
+            m.d.sync += [body.source.eq(body.source + 1), body.words.eq(body.words - 1)]
+            with m.If(body.words == 1):
+                m.d.sync += reading.eq(0)
+        self._send(m, body, reading, bursts.begin)
+        return m
+
+    def _send(self, m: Module, body: data.View, reading: Value, begin: Value) -> None:
+        """Read words while there is room for them, and send them beat by beat."""
+        config = self.config
+        m.submodules.fifo = fifo = SyncFIFO(width=8 * config.lanes, depth=self.WORDS_AHEAD)
+        ahead = Signal(range(self.WORDS_AHEAD + 1))  # words that were read and not yet sent
+        beat = Signal(range(config.beats))
+        left = Signal(20 + ceil_log2(config.beats), reset_less=True)
+        burst = Signal(range(MAX_BURST))
+        sent = Signal()
+        m.d.comb += [
+            self.read.enable.eq(reading & (ahead != self.WORDS_AHEAD)),
+            self.read.address.eq(body.source),
+            fifo.w_en.eq(delay(m, self.read.enable, READ_LATENCY, name="read_valid", reset_less=False)),
+            fifo.w_data.eq(self.read.data),
+            self.write_data.valid.eq(fifo.r_rdy),
+            self.write_data.payload.data.eq(fifo.r_data.word_select(beat, 8 * config.port_bytes)),
+            self.write_data.payload.last.eq((burst == MAX_BURST - 1) | (left == 1)),
+            sent.eq(self.write_data.valid & self.write_data.ready),
+            fifo.r_en.eq(sent & (beat == config.beats - 1)),
+        ]
+        m.d.sync += ahead.eq(ahead + self.read.enable - fifo.r_en)
+        with m.If(begin):
+            m.d.sync += [left.eq(_times(body.words, config.beats)), burst.eq(0)]
+        with m.Elif(sent):
+            m.d.sync += [left.eq(left - 1), burst.eq(burst + 1), beat.eq(Mux(fifo.r_en, 0, beat + 1))]
