@@ -1,1 +1,6 @@
-"""From an integer network and a core configuration to a program, a memory plan and a list of layers."""
+"""Compiler: an integer network and a configuration to a program for the core."""
+
+from .compile import compile_network, pack_input, unpack_output
+from .program import Program, expected_words
+
+__all__ = ["Program", "compile_network", "expected_words", "pack_input", "unpack_output"]

@@ -1,0 +1,188 @@
+"""Chooses a plan, places the buffers and puts a program together; input and output of a program as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..hw import isa
+from ..hw.config import CoreConfig
+from ..model.network import IntegerNetwork
+from .check import check
+from .constants import MemoryImage
+from .emitter import Emitter, Plan
+from .lower import lower
+from .memory import DoesNotFit, Lifetime, place
+from .program import Buffer, Instruction, Port, Program, Space
+from .schedule import Hazards, Span, estimate, synchronise
+
+__all__ = ["compile_network", "pack_input", "unpack_output"]
+
+_MEMORY_WORDS = 1 << 28
+
+
+def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
+    """The fastest of a few plans, by estimate.
+
+    Raises ``ValueError`` when the core cannot run the network: a mode or a unit too small, a scratchpad or program memory too small.
+    """
+    image = MemoryImage(network, config.lanes)
+    if image.words > _MEMORY_WORDS:
+        raise ValueError(f"{network.name} takes {image.words * config.lanes} bytes of external memory; {_MEMORY_WORDS * config.lanes} can be addressed")
+    best: tuple[int, Program] | None = None
+    lengths: list[int] = []
+    for plan in _plans(config):
+        try:
+            program = _compile(network, config, image, plan)
+        except DoesNotFit:
+            continue
+        if len(program.instructions) > config.program_depth:
+            lengths.append(len(program.instructions))
+            continue
+        cycles = max(span.end for span in estimate(program.instructions, config))
+        if best is None or cycles < best[0]:
+            best = cycles, program
+    if best is not None:
+        check(best[1])
+        return best[1]
+    if lengths:
+        raise ValueError(
+            f"{network.name} takes a program of {min(lengths)} instructions; this configuration has program_depth {config.program_depth}"
+        )
+    raise ValueError(_too_large(network, config, image))
+
+
+def _plans(config: CoreConfig) -> list[Plan]:
+    return [
+        Plan(split=split, weight_banks=banks, timed=timed)
+        for timed in (True, False)
+        for split in (2, 1)
+        for banks in range(max(1, config.banks // 2), 0, -1)
+    ]
+
+
+def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> str:
+    """By how much the scratchpad is too small: banks are powers of two, so twice the size is the next one to try."""
+    have = config.scratchpad_words * config.lanes
+    larger = config
+    while larger.address_bits < isa.ADDRESS.width:
+        larger = replace(larger, scratchpad_bytes=2 * larger.scratchpad_words * larger.lanes)
+        for banks in range(max(1, config.banks // 2), 0, -1):
+            try:
+                _compile(network, larger, image, Plan(split=1, weight_banks=banks, timed=False))
+            except DoesNotFit:
+                continue
+            need = larger.scratchpad_words * larger.lanes
+            return (
+                f"{network.name} needs a scratchpad of {need} bytes in {config.banks} banks; "
+                f"this configuration has {have}, {need - have} too few"
+            )
+    return f"{network.name} does not fit in a scratchpad of {config.banks} banks of any size; this configuration has {have} bytes"
+
+
+def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Program:
+    lowered = lower(network, config, image, plan)
+    buffers = _place(lowered, config, plan)
+    resolved = [_resolve(instruction, buffers) for instruction in lowered.instructions]
+    instructions = synchronise(resolved, Hazards(buffers, config, placed=True))
+    by_layer: dict[str, list[int]] = {}
+    for index, instruction in enumerate(instructions):
+        by_layer.setdefault(instruction.layer, []).append(index)
+    return Program(
+        name=network.name,
+        input=network.input,
+        config=config,
+        instructions=instructions,
+        buffers=buffers,
+        layers=[replace(layer, instructions=tuple(by_layer[layer.name])) for layer in lowered.layers],
+        layouts=lowered.layouts,
+        memory_image=image.data,
+        memory_plan=image.regions,
+        input_region=image.regions["input"],
+        output_regions={name: image.regions[name] for name in network.outputs},
+    )
+
+
+def _place(lowered: Emitter, config: CoreConfig, plan: Plan) -> dict[str, Buffer]:
+    """The memory plan, from an estimate of what would run together if every buffer had memory and banks of its own."""
+    free = synchronise(lowered.instructions, Hazards(lowered.buffers, config, placed=False))
+    spans = estimate(free, config)
+    fixed = {name: b for name, b in lowered.buffers.items() if b.space is not Space.SCRATCHPAD or name == "weights"}
+    lifetimes: dict[str, Lifetime] = {}
+    apart: set[frozenset[str]] = set()
+    for index, (instruction, span) in enumerate(zip(free, spans, strict=True)):
+        for name in {a.buffer for a in (*instruction.reads, *instruction.writes)} - fixed.keys():
+            life = lifetimes.get(name, Lifetime(first=index, last=index, start=span.start, end=span.end))
+            lifetimes[name] = replace(life, last=index, start=min(life.start, span.start), end=max(life.end, span.end))
+        if instruction.opcode is isa.Opcode.MATMUL:
+            operands = {a.buffer for a in instruction.reads if a.port is not Port.NONE}
+            apart |= {frozenset((a, b)) for a in operands for b in operands if a < b and not {a, b} & fixed.keys()}
+    movable = [lowered.buffers[name] for name in lifetimes]
+    costs = _costs(free, spans, fixed, config)
+    banks = config.banks - plan.weight_banks
+    return fixed | place(movable, lifetimes, apart, costs, config, banks, timed=plan.timed)
+
+
+def _costs(
+    instructions: Sequence[Instruction], spans: Sequence[Span], fixed: dict[str, Buffer], config: CoreConfig
+) -> dict[frozenset[str], int]:
+    """Cycles for which each pair of buffers would be read, or written, together by two engines."""
+    costs: dict[frozenset[str], int] = {}
+
+    def add(first: set[str], second: set[str], cycles: int) -> None:
+        for a in first - fixed.keys():
+            for b in second - fixed.keys():
+                if a != b:
+                    costs[frozenset((a, b))] = costs.get(frozenset((a, b)), 0) + cycles
+
+    def names(accesses: Sequence, *ports: Port) -> set[str]:
+        return {a.buffer for a in accesses if a.port is not Port.NONE and (not ports or a.port in ports)}
+
+    active: list[int] = []
+    before: list[int] = []
+    for index in sorted(range(len(spans)), key=lambda i: spans[i].start):
+        instruction, span = instructions[index], spans[index]
+        active = [i for i in active if spans[i].end > span.start]
+        for i in active:
+            if instructions[i].queue is not instruction.queue:
+                cycles = min(spans[i].end, span.end) - span.start
+                add(names(instructions[i].reads), names(instruction.reads), cycles)
+                add(names(instructions[i].writes), names(instruction.writes), cycles)
+        active.append(index)
+        if instruction.opcode is isa.Opcode.MATMUL:
+            for distance, i in enumerate(reversed(before[-2:])):
+                drain = spans[i].end - spans[i].free
+                ports = (Port.MOVING, Port.STATIONARY) if distance == 0 else (Port.STATIONARY,)
+                add(names(instructions[i].reads, Port.RESIDUAL), names(instruction.reads, *ports), drain)
+                if distance == 0:
+                    add(names(instructions[i].reads, Port.MOVING), names(instruction.reads, Port.STATIONARY), drain)
+            before.append(index)
+    return costs
+
+
+def _resolve(instruction: Instruction, buffers: dict[str, Buffer]) -> Instruction:
+    """The instruction with addresses."""
+    fields = dict(instruction.fields)
+    for name, (buffer, offset) in instruction.anchors.items():
+        fields[name] = buffers[buffer].address + offset
+    part = instruction.slice
+    if part is not None:
+        part = replace(part, address=part.address + buffers[instruction.writes[0].buffer].address)
+    return replace(instruction, fields=fields, anchors={}, slice=part)
+
+
+def pack_input(program: Program, patches: NDArray[np.int8]) -> bytes:
+    """The input region's bytes. patches : (patches, channels * patch**2) int8, one image of :func:`..model.golden.patches`."""
+    layout = program.layouts[program.input]
+    shape = layout.rows, layout.groups * layout.channels
+    if patches.shape != shape or patches.dtype != np.int8:
+        raise ValueError(f"the input is int8 of shape {shape}, not {patches.dtype} of shape {patches.shape}")
+    return layout.pack(patches)
+
+
+def unpack_output(program: Program, name: str, content: bytes) -> NDArray[np.int32]:
+    """Logits (rows, channels) int32 from the bytes of the output region of that name."""
+    return program.layouts[name].unpack(content)

@@ -1,0 +1,131 @@
+"""The parameters of a network as bytes of external memory, in the order in which the core loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from amaranth import Shape
+from amaranth.lib import data
+from numpy.typing import NDArray
+
+from ..hw import isa
+from ..model.network import AttentionScores, AttentionValues, Form, IntegerNetwork, LayerNorm, Linear, LogSoftmax, Operator
+from .layout import Layout
+
+__all__ = ["MemoryImage", "pack_norm_constants", "pack_records", "pack_weights"]
+
+#: Shift of padding channels: with multiplier 0 any residual vanishes.
+PADDING_SHIFT = 32
+NORM_FRACTION = 10
+
+
+def pack_records(layout: data.StructLayout, size: int, **fields: NDArray) -> NDArray[np.uint8]:
+    """Records (n, size) uint8 of ``layout``, little-endian; each field is an integer array (n,)."""
+    words = np.zeros(len(next(iter(fields.values()))), np.uint64)
+    for name, values in fields.items():
+        field = layout[name]
+        width = Shape.cast(field.shape).width
+        bits = values.astype(np.int64).view(np.uint64) & np.uint64((1 << width) - 1)
+        words |= bits << np.uint64(field.offset)
+    return words[:, None].view(np.uint8)[:, :size]
+
+
+def pack_weights(weight: NDArray[np.int8], source: Layout, target: Layout) -> bytes:
+    """Stationary tiles of ``weight`` (N, K) int8: by n tile, k tile, then L words, word i being the weights of k = i for L outputs."""
+    padded = target.spread(source.spread(weight).T).T
+    lanes = source.lanes
+    return np.ascontiguousarray(padded.reshape(target.tiles, lanes, source.tiles, lanes).transpose(0, 2, 3, 1)).tobytes()
+
+
+def pack_norm_constants(alpha: NDArray, gain: NDArray, offset: NDArray, target: Layout, zero_point: int) -> bytes:
+    """Blocks of L channels, five words each: word b holds byte b of every record. Padding channels give ``zero_point``."""
+    records = pack_records(
+        isa.NORM_RECORD,
+        isa.NORM_BYTES,
+        alpha=target.spread(alpha),
+        gain=target.spread(gain),
+        offset=target.spread(offset, zero_point << NORM_FRACTION),
+    )
+    return np.ascontiguousarray(records.reshape(-1, target.lanes, isa.NORM_BYTES).swapaxes(1, 2)).tobytes()
+
+
+class MemoryImage:
+    """External memory from address 0 on: parameters, then the input, then the outputs. Addresses and sizes are in words of L bytes.
+
+    Names: ``<constant>.value``, and by operator ``.weight``, ``.constants``, ``.table``, ``.residual``; ``input`` and each output tensor's.
+
+    Parameters
+    ----------
+    network : IntegerNetwork
+    lanes : int
+    """
+
+    def __init__(self, network: IntegerNetwork, lanes: int) -> None:
+        self.network, self.lanes = network, lanes
+        self.layouts = {tensor.name: Layout.of(tensor, lanes) for tensor in network.tensors}
+        self.regions: dict[str, tuple[int, int]] = {}
+        self.words = 0
+        parts = []
+        for name, content in self._parts():
+            parts.append(content + bytes(-len(content) % lanes))
+            self._add(name, len(parts[-1]) // lanes)
+        self.data = b"".join(parts)
+        for name, tensor in (("input", network.input), *((output, output) for output in network.outputs)):
+            self._add(name, self.layouts[tensor].rows * self.layouts[tensor].width)
+
+    def _add(self, name: str, words: int) -> None:
+        self.regions[name] = (self.words, words)
+        self.words += words
+
+    def _parts(self) -> Iterator[tuple[str, bytes]]:
+        for constant in self.network.constants:
+            zero = self.network.tensor(constant.output).zero_point
+            value = self.network.arrays[f"{constant.name}.value"]
+            yield f"{constant.name}.value", self.layouts[constant.output].pack(value, zero)
+        for operator in self.network.operators:
+            yield from self._operator(operator)
+
+    def _operator(self, operator: Operator) -> Iterator[tuple[str, bytes]]:
+        name, arrays = operator.name, self.network.arrays
+        target = self.layouts[operator.output]
+        match operator:
+            case Linear():
+                yield f"{name}.weight", pack_weights(arrays[f"{name}.weight"], self.layouts[operator.input], target)
+                bias, residual_shift = arrays[f"{name}.bias"], arrays.get(f"{name}.residual_shift")
+                yield f"{name}.constants", self._constants(target, name, bias, residual_shift)
+                if operator.form is Form.TABLE:
+                    entries = arrays[f"{name}.table"].astype("<i4")
+                    yield f"{name}.table", entries.tobytes()
+                if operator.form is Form.RESIDUAL and not operator.residual:
+                    yield f"{name}.residual", target.pack(arrays[f"{name}.residual"], operator.residual_zero)
+            case AttentionScores():
+                heads = Layout(rows=1, groups=operator.heads, channels=self.lanes, lanes=self.lanes)
+                parts = {part: np.repeat(arrays[f"{name}.{part}"], self.lanes) for part in ("multiplier", "shift")}
+                yield f"{name}.constants", self._records(heads, np.zeros(operator.heads * self.lanes, np.int32), None, **parts)
+            case AttentionValues():
+                yield f"{name}.constants", self._constants(target, name, np.zeros(target.groups * target.channels, np.int32), None)
+            case LogSoftmax():
+                entries = {"exp": arrays[f"{name}.exp_table"], "log": arrays[f"{name}.log_table"]}
+                yield f"{name}.table", pack_records(isa.EXP_ENTRY, isa.ENTRY_BYTES, **entries).tobytes()
+            case LayerNorm():
+                zero = self.network.tensor(operator.output).zero_point
+                parts = (arrays[f"{name}.{part}"] for part in ("alpha", "gain", "offset"))
+                yield f"{name}.constants", pack_norm_constants(*parts, target, zero)
+
+    def _constants(self, target: Layout, name: str, bias: NDArray, residual_shift: NDArray | None) -> bytes:
+        arrays = self.network.arrays
+        return self._records(target, bias, residual_shift, arrays[f"{name}.multiplier"], arrays[f"{name}.shift"])
+
+    @staticmethod
+    def _records(target: Layout, bias: NDArray, residual_shift: NDArray | None, multiplier: NDArray, shift: NDArray) -> bytes:
+        """Records of the padded channels; a padding channel gives the zero point."""
+        records = pack_records(
+            isa.CONSTANT_RECORD,
+            isa.CONSTANT_BYTES,
+            bias=target.spread(bias),
+            multiplier=target.spread(multiplier),
+            shift=target.spread(shift, PADDING_SHIFT),
+            residual_shift=target.spread(np.zeros_like(shift) if residual_shift is None else residual_shift),
+        )
+        return records.tobytes()

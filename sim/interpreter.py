@@ -1,0 +1,240 @@
+"""Runs a compiled program in numpy, instruction by instruction: finds errors of the compiler without any hardware."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from amaranth import Shape
+from amaranth.lib import data
+from numpy.typing import NDArray
+
+from ..compiler.compile import pack_input, unpack_output
+from ..compiler.program import Program
+from ..hw import isa
+from ..hw.memory_engines import table_words, target_words
+from ..hw.sequencer import Sequencer
+from ..model.layer_norm import layer_norm
+from ..model.log_softmax import log_softmax
+from ..model.matmul import int8_matmul, log2_matmul
+from ..model.requantize import apply_table, requantize, requantize_raw, requantize_residual
+
+__all__ = ["Interpreter"]
+
+#: One write: memory, word addresses (n,), and words (n, L).
+_Write = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]
+
+
+@dataclass
+class _Queue:
+    """Instructions dispatched, and those started with the writes that their end will do."""
+
+    waiting: deque[int] = field(default_factory=deque)
+    flying: deque[tuple[int, list[_Write]]] = field(default_factory=deque)
+
+
+class Interpreter:
+    """The memories of a core, and its instructions as functions on them.
+
+    Instructions are decoded from their 384 bits; the operators are those of the golden model. An instruction reads everything when it starts
+    and writes everything when it ends, and what is possible next is chosen at random: a missing token shows as a wrong result.
+
+    Parameters
+    ----------
+    program : Program
+    on_end : callable or None
+        Called with the index of each instruction when it has ended.
+    """
+
+    def __init__(self, program: Program, on_end: Callable[[int], None] | None = None) -> None:
+        self.program, self.config, self.on_end = program, program.config, on_end
+        self.headers, self.bodies = [], []
+        for word in program.words():
+            header = isa.unpack(isa.HEADER, word)
+            self.headers.append(header)
+            self.bodies.append(isa.unpack(isa.BODIES[isa.Opcode(header["opcode"])], word >> isa.HEADER.size))
+        lanes = self.config.lanes
+        rng = np.random.default_rng(0)
+        # Memories begin with noise: nothing may depend on it.
+        self.memories = {t: rng.integers(0, 256, (target_words(self.config, t), lanes), dtype=np.uint8) for t in isa.Target}
+        self.scratchpad = self.memories[isa.Target.SCRATCHPAD]
+        self.external = np.zeros((program.memory_words, lanes), np.uint8)
+        self.external.reshape(-1)[: len(program.memory_image)] = np.frombuffer(program.memory_image, np.uint8)
+
+    def run(self, patches: NDArray[np.int8], seed: int | None = None) -> dict[str, NDArray[np.int32]]:
+        """Logits by output tensor for one image of :func:`..model.golden.patches`.
+
+        seed : of the order in which the queues run; None keeps the order of the program.
+        """
+        address, words = self.program.input_region
+        content = np.frombuffer(pack_input(self.program, patches), np.uint8)
+        self.external[address : address + words] = content.reshape(words, -1)
+        if seed is None:
+            for index in range(len(self.headers)):
+                self._write(self._execute(index))
+                self._ended(index)
+        else:
+            self._run_queues(np.random.default_rng(seed))
+        return {
+            name: unpack_output(self.program, name, self.external[address : address + words].tobytes())
+            for name, (address, words) in self.program.output_regions.items()
+        }
+
+    def _run_queues(self, rng: np.random.Generator) -> None:
+        """Dispatch, start and end in any order that queues and tokens allow."""
+        queues = [_Queue() for _ in range(isa.QUEUES)]
+        tokens = np.zeros((isa.QUEUES, isa.QUEUES), int)  # [giver, taker]
+        dispatched = 0
+        while dispatched < len(self.headers) - 1 or any(queue.waiting or queue.flying for queue in queues):
+            actions = [(number, "end") for number, queue in enumerate(queues) if queue.flying]
+            actions += [(number, "start") for number, queue in enumerate(queues) if queue.waiting and self._able(number, queue, tokens)]
+            if dispatched < len(self.headers) - 1:
+                target = self.headers[dispatched]["queue"]
+                if len(queues[target].waiting) < self.config.queue_depth:
+                    actions.append((target, "dispatch"))
+            if not actions:
+                raise RuntimeError(f"no instruction can go on after {dispatched} were dispatched")
+            number, action = actions[rng.integers(len(actions))]
+            queue = queues[number]
+            if action == "dispatch":
+                queue.waiting.append(dispatched)
+                dispatched += 1
+            elif action == "start":
+                index = queue.waiting.popleft()
+                tokens[:, number] -= self._others(index)
+                queue.flying.append((index, self._execute(index)))
+            else:
+                index, writes = queue.flying.popleft()
+                self._write(writes)
+                tokens[number] += [self.headers[index]["give"] >> other & 1 for other in range(isa.QUEUES)]
+                self._ended(index)
+        if tokens.any():
+            raise RuntimeError(f"{tokens.sum()} tokens are left at the end")
+
+    def _others(self, index: int) -> NDArray[np.int64]:
+        """1 for each other queue of which the instruction takes a token."""
+        header = self.headers[index]
+        return np.array([other != header["queue"] and header["wait"] >> other & 1 for other in range(isa.QUEUES)], int)
+
+    def _able(self, number: int, queue: _Queue, tokens: NDArray[np.int64]) -> bool:
+        header = self.headers[queue.waiting[0]]
+        room = Sequencer.IN_FLIGHT if number == isa.Queue.ARRAY.value and not header["wait"] >> number & 1 else 1
+        return len(queue.flying) < room and bool((tokens[:, number] >= self._others(queue.waiting[0])).all())
+
+    def _ended(self, index: int) -> None:
+        if self.on_end is not None:
+            self.on_end(index)
+
+    @staticmethod
+    def _write(writes: list[_Write]) -> None:
+        for memory, addresses, words in writes:
+            memory[addresses] = words
+
+    def _execute(self, index: int) -> list[_Write]:
+        """What the instruction writes."""
+        fields = self.bodies[index]
+        match isa.Opcode(self.headers[index]["opcode"]):
+            case isa.Opcode.LOAD:
+                target = self.memories[isa.Target(fields["target"])]
+                words = self.external[fields["memory"] : fields["memory"] + fields["words"]].copy()
+                return [(target, fields["destination"] + np.arange(fields["words"]), words)]
+            case isa.Opcode.STORE:
+                words = self.scratchpad[fields["source"] : fields["source"] + fields["words"]].copy()
+                return [(self.external, fields["memory"] + np.arange(fields["words"]), words)]
+            case isa.Opcode.MATMUL:
+                return self._matmul(fields)
+            case isa.Opcode.SOFTMAX:
+                return self._softmax(fields)
+            case isa.Opcode.NORM:
+                return self._norm(fields)
+            case _:
+                return []
+
+    def _read(self, addresses: NDArray[np.int64]) -> NDArray[np.int8]:
+        """Words at addresses (...) as (..., L) int8."""
+        return self.scratchpad[addresses].view(np.int8)
+
+    def _matmul(self, f: dict[str, int]) -> list[_Write]:
+        lanes, rows, k_tiles, n_tiles = self.config.lanes, f["rows"], f["k_tiles"], f["n_tiles"]
+        row, k, n, word = (np.arange(count) for count in (rows, k_tiles, n_tiles, lanes))
+        moving = self._read(f["moving"] + row[:, None] * f["moving_row"] + k * f["moving_k"]).reshape(rows, -1)
+        steps = n[:, None, None] * f["stationary_n"] + k[:, None] * f["stationary_k"] + word * f["stationary_word"]
+        tiles = self._read(f["stationary"] + steps)  # n, k, word, byte
+        if f["direction"] == isa.LoadDirection.ROW.value:
+            tiles = tiles.swapaxes(2, 3)
+        weight = np.ascontiguousarray(tiles.swapaxes(1, 2)).reshape(n_tiles * lanes, k_tiles * lanes)
+        if f["mode"] == isa.Mode.LOG2.value:
+            acc = log2_matmul(moving.view(np.uint8) & 15, weight.T)
+        else:
+            acc = int8_matmul(moving, weight)
+        result = self._epilogue(f, acc)
+        words = 4 if result.dtype == np.int32 else 1
+        addresses = f["output"] + row[:, None, None] * f["output_row"] + n[:, None] * f["output_n"] + np.arange(words)
+        return [(self.scratchpad, addresses.ravel(), result.view(np.uint8).reshape(-1, lanes))]
+
+    def _epilogue(self, f: dict[str, int], acc: NDArray[np.int32]) -> NDArray:
+        blocks = f["constant"] + np.arange(f["n_tiles"]) * f["constant_n"]
+        words = blocks[:, None] * isa.CONSTANT_BYTES + np.arange(isa.CONSTANT_BYTES)
+        records = _unpack_records(isa.CONSTANT_RECORD, self.memories[isa.Target.CONSTANTS][words].reshape(-1, isa.CONSTANT_BYTES))
+        scale = records["bias"].astype(np.int32), records["multiplier"].astype(np.uint16), records["shift"].astype(np.uint8)
+        match isa.Form(f["form"]):
+            case isa.Form.RAW:
+                return requantize_raw(acc, *scale)
+            case isa.Form.RESIDUAL:
+                row, n = np.arange(f["rows"]), np.arange(f["n_tiles"])
+                residual = self._read(f["residual"] + row[:, None] * f["output_row"] + n * f["output_n"]).reshape(acc.shape)
+                parameters = f["residual_zero"], f["residual_multiplier"], records["residual_shift"].astype(np.uint8)
+                return requantize_residual(acc, *scale, f["zero_out"], residual, *parameters)
+            case isa.Form.TABLE:
+                return apply_table(requantize(acc, *scale, f["zero_out"]), self._table(isa.Target.FUNCTION_TABLE, f)[:, 0].view(np.int8))
+            case _:
+                return requantize(acc, *scale, f["zero_out"])
+
+    def _table(self, target: isa.Target, f: dict[str, int]) -> NDArray[np.uint8]:
+        """Entries of the table that an instruction selects, (256, 4) uint8."""
+        size = table_words(self.config.lanes)
+        words = self.memories[target][f["table"] * size : (f["table"] + 1) * size]
+        return np.ascontiguousarray(words.reshape(-1)[: isa.TABLE_ENTRIES * isa.ENTRY_BYTES].reshape(-1, isa.ENTRY_BYTES))
+
+    def _rows(self, f: dict[str, int]) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
+        """Input rows (rows, words * L) of a row instruction, and the addresses of its output words."""
+        row, word = np.arange(f["rows"])[:, None], np.arange(f["words"])
+        source = self._read(f["input"] + row * f["input_row"] + word * f["input_word"])
+        return source.reshape(f["rows"], -1), (f["output"] + row * f["output_row"] + word * f["output_word"]).ravel()
+
+    def _softmax(self, f: dict[str, int]) -> list[_Write]:
+        source, addresses = self._rows(f)
+        entries = _unpack_records(isa.EXP_ENTRY, self._table(isa.Target.EXP_TABLE, f))
+        codes = log_softmax(source, entries["exp"].astype(np.uint16), entries["log"].astype(np.uint16), f["columns"])
+        return [(self.scratchpad, addresses, codes.reshape(-1, self.config.lanes))]
+
+    def _norm(self, f: dict[str, int]) -> list[_Write]:
+        source, addresses = self._rows(f)
+        lanes, channels = self.config.lanes, f["channels"]
+        first = f["constant"] * isa.NORM_BYTES
+        planes = self.memories[isa.Target.NORM_CONSTANTS][first : first + f["words"] * isa.NORM_BYTES]
+        bytes_of = np.ascontiguousarray(planes.reshape(-1, isa.NORM_BYTES, lanes).swapaxes(1, 2)).reshape(-1, isa.NORM_BYTES)
+        records = _unpack_records(isa.NORM_RECORD, bytes_of)
+        parts = records["alpha"].astype(np.uint8), records["gain"].astype(np.int32), records["offset"].astype(np.int32)
+        # The statistics run over all lanes: padding lanes hold the zero point. Only their output is the offset alone.
+        if np.any(source[:, channels:] != f["zero"]):
+            raise RuntimeError("padding of a LayerNorm input is not its zero point")
+        result = layer_norm(np.ascontiguousarray(source[:, :channels]), f["zero"], *(part[:channels] for part in parts), f["epsilon"])
+        padding = ((parts[2][channels:].astype(np.int64) + 512) >> 10).astype(np.int8)
+        words = np.concatenate([result, np.tile(padding, (f["rows"], 1))], axis=1)
+        return [(self.scratchpad, addresses, np.ascontiguousarray(words).view(np.uint8).reshape(-1, lanes))]
+
+
+def _unpack_records(layout: data.StructLayout, records: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
+    """Fields (n,) of little-endian records (n, bytes)."""
+    padded = np.zeros((len(records), 8), np.uint8)
+    padded[:, : records.shape[1]] = records
+    words = padded.view("<u8")[:, 0]
+    result = {}
+    for name, field_ in layout:
+        shape = Shape.cast(field_.shape)
+        value = ((words >> np.uint64(field_.offset)) & np.uint64((1 << shape.width) - 1)).astype(np.int64)
+        result[name] = value - ((value >> (shape.width - 1)) << shape.width) if shape.signed else value
+    return result
