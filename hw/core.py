@@ -1,0 +1,144 @@
+"""The core: control registers, sequencer, engines and scratchpad."""
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from . import isa
+from .array.engine import ArrayEngine
+from .config import CoreConfig
+from .control import ERROR_SOURCES, ControlPort, ControlRegisters
+from .memory_engines import LoadEngine, StoreEngine
+from .memory_port import MemoryPort
+from .rows.engine import RowEngine
+from .scratchpad import READERS, WRITERS, Scratchpad, WritePort
+from .sequencer import Sequencer
+
+__all__ = ["Core", "TracePort"]
+
+
+class TracePort(wiring.Signature):
+    """What a simulation compares with the golden model and the timing model.
+
+    Members
+    -------
+    cycle : ``Out(32)``
+        0 in the cycle in which the run starts.
+    start, done : ``Out(QUEUES)``
+        An instruction of that queue is accepted; the oldest one has ended.
+    array, rows : ``Out(WritePort)``
+        Words that the epilogue and the row engine write into the scratchpad in this cycle.
+    """
+
+    def __init__(self, config: CoreConfig):
+        write = WritePort(isa.ADDRESS.width, config.lanes)
+        super().__init__({"cycle": Out(32), "start": Out(isa.QUEUES), "done": Out(isa.QUEUES), "array": Out(write), "rows": Out(write)})
+
+
+class Core(wiring.Component):
+    """A whole accelerator: a host loads a program and starts it through ``control``; data move through ``memory``.
+
+    Timing: the cycles in which instructions start and end, and the cycles of a run, are those of ``sim/timing.py`` when the memory accepts
+    every request, answers ``memory_latency`` cycles later and never pauses. Results do not depend on the memory's timing.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    trace : bool
+        Have the port ``trace``, for simulation.
+
+    Members
+    -------
+    control : ``In(ControlPort())``
+    interrupt : ``Out(1)``
+        The run is done, or has an error.
+    memory : ``Out(MemoryPort(port_bytes))``
+    trace : ``Out(TracePort(config))``
+        Only with ``trace``.
+    """
+
+    def __init__(self, config: CoreConfig, *, trace: bool = False):
+        self.config = config
+        self.has_trace = trace
+        super().__init__(
+            {
+                "control": In(ControlPort()),
+                "interrupt": Out(1),
+                "memory": Out(MemoryPort(config.port_bytes)),
+                **({"trace": Out(TracePort(config))} if trace else {}),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+        m.submodules.registers = registers = ControlRegisters(config)
+        # The memory may still answer when a run is cleared: load and store are cancelled, the others reset.
+        clear = ResetInserter(registers.clear)
+        sequencer, array, rows = Sequencer(config), ArrayEngine(config), RowEngine(config)
+        m.submodules.sequencer, m.submodules.array, m.submodules.rows = clear(sequencer), clear(array), clear(rows)
+        m.submodules.load = load = LoadEngine(config)
+        m.submodules.store = store = StoreEngine(config)
+        m.submodules.scratchpad = scratchpad = Scratchpad(config)
+
+        connect(m, host=flipped(self.control), registers=registers.control)
+        connect(m, registers=registers.program_write, sequencer=sequencer.program_write)
+        m.d.comb += [
+            self.interrupt.eq(registers.interrupt),
+            sequencer.start.eq(registers.start),
+            sequencer.halt.eq(registers.halt),
+            registers.finished.eq(sequencer.finished),
+            registers.dispatched.eq(sequencer.dispatched),
+            scratchpad.halt.eq(registers.halt),
+        ]
+        for engine in (load, store):
+            m.d.comb += [engine.base.eq(registers.memory_base), engine.cancel.eq(registers.clear)]
+        engines = {isa.Queue.LOAD: load, isa.Queue.ARRAY: array, isa.Queue.ROWS: rows, isa.Queue.STORE: store}
+        for queue, engine in engines.items():
+            connect(m, sequencer=sequencer.queues[queue.value].instruction, engine=engine.instruction)
+            m.d.comb += sequencer.queues[queue.value].done.eq(engine.done)
+
+        self._connect_memories(m, scratchpad, load, array, rows, store)
+        self._collect_errors(m, registers, {"sequencer": sequencer, "load": load, "array": array, "rows": rows, "store": store}, scratchpad)
+        if self.has_trace:
+            self._trace(m, registers, list(engines.values()), array, rows)
+        return m
+
+    def _connect_memories(self, m: Module, scratchpad, load, array, rows, store) -> None:
+        """Scratchpad ports, constants and tables, and the external memory."""
+        readers = {"moving": array.moving, "stationary": array.stationary, "residual": array.residual, "rows": rows.read, "store": store.read}
+        writers = {"load": load.write, "epilogue": array.output, "rows": rows.write}
+        for index, name in enumerate(READERS):
+            connect(m, client=readers[name], scratchpad=scratchpad.reads[index])
+        for index, name in enumerate(WRITERS):
+            connect(m, client=writers[name], scratchpad=scratchpad.writes[index])
+        connect(m, load=load.constants, array=array.constants)
+        connect(m, load=load.table, array=array.table)
+        connect(m, load=load.norm_constants, rows=rows.norm_write)
+        connect(m, load=load.exp_table, rows=rows.exp_write)
+        for name in ("read_request", "read_data"):
+            connect(m, load=getattr(load, name), memory=flipped(getattr(self.memory, name)))
+        for name in ("write_request", "write_data", "write_response"):
+            connect(m, store=getattr(store, name), memory=flipped(getattr(self.memory, name)))
+
+    def _collect_errors(self, m: Module, registers, sources, scratchpad) -> None:
+        """Errors of all units, in the order of the control registers."""
+        for name, source in sources.items():
+            m.d.comb += registers.errors[ERROR_SOURCES.index(name)].eq(source.error)
+        error = registers.errors[ERROR_SOURCES.index("scratchpad")]
+        with m.If(scratchpad.out_of_range):
+            m.d.comb += error.eq(isa.Error.ADDRESS)
+        with m.Elif(scratchpad.conflict):
+            m.d.comb += error.eq(isa.Error.BANK_CONFLICT)
+
+    def _trace(self, m: Module, registers, engines, array, rows) -> None:
+        """Drive the trace port."""
+        cycle = Signal(32)
+        m.d.sync += cycle.eq(self.trace.cycle + 1)
+        m.d.comb += [
+            self.trace.cycle.eq(Mux(registers.start, 0, cycle)),
+            self.trace.start.eq(Cat(engine.start for engine in engines)),
+            self.trace.done.eq(Cat(engine.done for engine in engines)),
+        ]
+        for traced, port in ((self.trace.array, array.output), (self.trace.rows, rows.write)):
+            m.d.comb += [getattr(traced, name).eq(getattr(port, name)) for name in ("enable", "address", "data")]
