@@ -69,7 +69,7 @@ class LayerNorm(wiring.Component):
     @staticmethod
     def longest_row(config: CoreConfig) -> int:
         """Words of the longest row."""
-        return -(-min(MAX_CHANNELS, config.norm_channels) // config.lanes)
+        return min(MAX_CHANNELS, config.norm_channels) // config.lanes
 
     @staticmethod
     def latency(config: CoreConfig, words: int) -> int:

@@ -15,6 +15,7 @@ from amaranth.utils import ceil_log2
 from .. import isa
 from ..arith import delay
 from ..config import CoreConfig
+from ..epilogue.lane import BLOCK_RAM, TableWrite
 from .pipeline import normalize, normalize_latency, reduce_latency, reduce_row, register
 from .row_buffer import RowBuffer
 
@@ -60,8 +61,8 @@ class LogSoftmax(wiring.Component):
         Codes 0..15.
     table : ``In(range(config.tables))``
         Table of the word on ``i``, the same for all words of a row.
-    table_write : ``In(Signature({"enable": Out(1), "address": Out(bits), "data": Out(isa.EXP_ENTRY)}))``
-        ``address`` is table * 256 + entry. No row may be in flight that uses the table.
+    table_write : ``In(TableWrite(config, isa.EXP_ENTRY))``
+        No row may be in flight that uses the table.
     """
 
     def __init__(self, config: CoreConfig):
@@ -70,14 +71,12 @@ class LogSoftmax(wiring.Component):
         self.max_words = self.longest_row(config)
         self.input = data.StructLayout({"data": self.lane, "keep": config.lanes, "last": 1})
         self.output = data.StructLayout({"data": self.lane, "last": 1})
-        address = ceil_log2(config.tables * isa.TABLE_ENTRIES)
-        write = wiring.Signature({"enable": Out(1), "address": Out(address), "data": Out(isa.EXP_ENTRY)})
         super().__init__(
             {
                 "i": In(stream.Signature(self.input)),
                 "o": Out(stream.Signature(self.output)),
                 "table": In(range(config.tables)),
-                "table_write": In(write),
+                "table_write": In(TableWrite(config, isa.EXP_ENTRY)),
             }
         )
 
@@ -138,8 +137,7 @@ class LogSoftmax(wiring.Component):
         entries = []
         for k in range(self.config.lanes):
             depth = self.config.tables * isa.TABLE_ENTRIES
-            attrs = {"ram_style": "block", "no_rw_check": 1}
-            m.submodules[f"table_{k}"] = memory = Memory(shape=isa.EXP_ENTRY, depth=depth, init=[], attrs=attrs)
+            m.submodules[f"table_{k}"] = memory = Memory(shape=isa.EXP_ENTRY, depth=depth, init=[], attrs=BLOCK_RAM)
             read, write = memory.read_port(), memory.write_port()
             m.d.comb += [read.en.eq(advance), read.addr.eq(Cat((row.scalar - row.data.data[k])[:8], row.data.table))]
             m.d.comb += [

@@ -11,6 +11,7 @@ from amaranth.utils import ceil_log2
 from .. import isa
 from ..arith import delay
 from ..config import CoreConfig
+from ..epilogue.lane import BLOCK_RAM
 from ..scratchpad import WritePort
 
 __all__ = ["NormConstants"]
@@ -63,7 +64,7 @@ class NormConstants(wiring.Component):
     @staticmethod
     def count(config: CoreConfig) -> int:
         """Blocks of L channels in the memory."""
-        return -(-config.norm_channels // config.lanes)
+        return config.norm_channels // config.lanes
 
     @classmethod
     def write_port(cls, config: CoreConfig) -> WritePort:
@@ -77,13 +78,12 @@ class NormConstants(wiring.Component):
         block = Signal.like(self.block, reset_less=True)
         m.d.sync += block.eq((self.write.address * _FIFTH) >> _FIFTH_BITS)
         byte = Signal(3)
-        m.d.comb += byte.eq(address - block * isa.NORM_BYTES)
+        m.d.comb += byte.eq(address - block - block.shift_left(2))  # address - 5 * block
 
         def plane(name: str, bits: int, index: int, read_block: Value) -> data.View:
             """The lowest bits of one byte of every channel."""
-            attrs = {"ram_style": "block", "no_rw_check": 1}
             shape = data.ArrayLayout(bits, self.lanes)
-            m.submodules[name] = memory = Memory(shape=shape, depth=self.blocks, init=[], attrs=attrs)
+            m.submodules[name] = memory = Memory(shape=shape, depth=self.blocks, init=[], attrs=BLOCK_RAM)
             write, read = memory.write_port(), memory.read_port()
             m.d.comb += [write.en.eq(enable & (byte == index)), write.addr.eq(block), read.en.eq(self.enable), read.addr.eq(read_block)]
             m.d.comb += [write.data[k].eq(word[k][:bits]) for k in range(self.lanes)]

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..arith import delay
+from ..epilogue.lane import BLOCK_RAM
 
 __all__ = ["RowBuffer"]
 
@@ -53,9 +54,8 @@ class RowBuffer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        attrs = {"ram_style": "block", "no_rw_check": 1}
-        m.submodules.words = words = Memory(shape=self.layout, depth=self.depth, init=[], attrs=attrs)
-        m.submodules.scalars = scalars = Memory(shape=self.scalar.shape(), depth=self.depth, init=[], attrs=attrs)
+        m.submodules.words = words = Memory(shape=self.layout, depth=self.depth, init=[], attrs=BLOCK_RAM)
+        m.submodules.scalars = scalars = Memory(shape=self.scalar.shape(), depth=self.depth, init=[], attrs=BLOCK_RAM)
         word_write, word_read = words.write_port(), words.read_port()
         scalar_write, scalar_read = scalars.write_port(), scalars.read_port()
 

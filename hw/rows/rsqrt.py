@@ -51,12 +51,10 @@ class RowScalars(wiring.Component):
     o : ``Out(SCALARS)``
     """
 
-    total: In(TOTAL)
-    squares: In(SQUARES)
-    settings: In(NORM_SETTINGS)
-    o: Out(SCALARS)
-
     latency = 4 + normalize_latency(_DETERMINANT_BITS) + 4 + 3 + SHIFT_LATENCY
+
+    def __init__(self):
+        super().__init__({"total": In(TOTAL), "squares": In(SQUARES), "settings": In(NORM_SETTINGS), "o": Out(SCALARS)})
 
     def elaborate(self, platform):
         m = Module()

@@ -1,0 +1,231 @@
+import os
+
+import cocotb
+import numpy as np
+import pytest
+from cocotb.triggers import RisingEdge
+
+from vitloom.hw import isa
+from vitloom.hw.config import CoreConfig
+from vitloom.hw.isa import Error, Opcode
+from vitloom.hw.rows.engine import RowEngine
+from vitloom.hw.rows.layer_norm import LayerNorm
+from vitloom.hw.rows.log_softmax import LogSoftmax
+from vitloom.hw.scratchpad import READ_LATENCY
+from vitloom.model.layer_norm import layer_norm
+from vitloom.model.log_softmax import exp_table, log_softmax, log_table
+from vitloom.sim.runner import run_component
+from vitloom.sim.streams import pack, reset, start_clock, unpack
+
+LANES = int(os.environ.get("LANES", 4))
+WORDS = 4096
+SCALES = (0.02, 0.3)  # of the two tables
+
+
+def configuration(lanes):
+    return CoreConfig(lanes=lanes, norm_channels=512)
+
+
+CONFIG = configuration(LANES)
+
+
+class Bench:
+    """A scratchpad around the engine. ``events`` are (cycle, signal) of every pulse, ``written`` the addresses in order."""
+
+    def __init__(self, dut, rng):
+        self.dut, self.rng = dut, rng
+        self.memory = rng.integers(-128, 128, (WORDS, LANES)).astype(np.int8)
+        self.cycle, self.events, self.written, self.read, self.errors = 0, [], [], [], []
+        self.pipe = [None] * (READ_LATENCY - 1)
+
+    async def begin(self):
+        start_clock(self.dut)
+        for name in ("instruction__valid", "instruction__payload", "read__data", "exp_write__enable", "norm_write__enable"):
+            getattr(self.dut, name).value = 0
+        await reset(self.dut)
+
+    async def step(self):
+        """One cycle, in which the data of a read come when they must and at no other time."""
+        dut = self.dut
+        await RisingEdge(dut.clk)
+        for name in ("start", "done"):
+            if getattr(dut, name).value:
+                self.events.append((self.cycle, name))
+        if dut.error.value:
+            self.errors.append((self.cycle, Error(int(dut.error.value))))
+        if dut.write__enable.value:
+            self.written.append((self.cycle, int(dut.write__address.value)))
+            self.memory[self.written[-1][1]] = unpack(dut.write__data.value, LANES)
+        self.pipe.append(int(dut.read__address.value) if dut.read__enable.value else None)
+        if self.pipe[-1] is not None:
+            self.read.append(self.pipe[-1])
+        address = self.pipe.pop(0)
+        dut.read__data.value = pack(self.rng.integers(-128, 128, LANES).astype(np.int8) if address is None else self.memory[address])
+        self.cycle += 1
+
+    async def write(self, port, address, word):
+        for name, value in (("enable", 1), ("address", address), ("data", word)):
+            getattr(self.dut, f"{port}__{name}").value = value
+        await self.step()
+        getattr(self.dut, f"{port}__enable").value = 0
+
+    async def issue(self, opcode, **fields):
+        """Offer an instruction until it is taken."""
+        header = isa.pack(isa.HEADER, {"opcode": opcode, "queue": isa.Queue.ROWS})
+        self.dut.instruction__payload.value = header | isa.pack(isa.BODIES[opcode], fields) << isa.HEADER.size
+        self.dut.instruction__valid.value = 1
+        starts = len(self.events)
+        while not any(name == "start" for _, name in self.events[starts:]):
+            await self.step()
+        self.dut.instruction__valid.value = 0
+
+    async def idle(self, cycles):
+        for _ in range(cycles):
+            await self.step()
+
+
+class Layer:
+    """A LayerNorm whose constants begin at block ``constant``."""
+
+    def __init__(self, rng, channels, zero, constant):
+        self.channels, self.zero, self.constant = channels, zero, constant
+        self.alpha = rng.integers(0, 4, channels).astype(np.uint8)
+        self.gain = rng.integers(-30 << 10, 30 << 10, channels).astype(np.int32)
+        self.offset = rng.integers(-60 << 10, 60 << 10, channels).astype(np.int32)
+        self.epsilon = int(rng.integers(1, 1000))
+
+    @property
+    def fields(self):
+        size = self.channels.bit_length() - 1
+        return {"channels": self.channels, "log2_channels": size, "zero": self.zero, "constant": self.constant, "epsilon": self.epsilon}
+
+    async def load(self, bench):
+        records = [
+            isa.pack(isa.NORM_RECORD, {"alpha": int(a), "gain": int(g), "offset": int(o)})
+            for a, g, o in zip(self.alpha, self.gain, self.offset, strict=True)
+        ]
+        for block in range(self.channels // LANES):
+            for byte in range(isa.NORM_BYTES):
+                word = pack([record >> 8 * byte & 255 for record in records[block * LANES : (block + 1) * LANES]])
+                await bench.write("norm_write", (self.constant + block) * isa.NORM_BYTES + byte, word)
+
+    def result(self, rows):
+        return layer_norm(rows, self.zero, self.alpha, self.gain, self.offset, self.epsilon)
+
+
+def addresses(fields, name):
+    """Addresses of the words of each row: (rows, words)."""
+    row, word = np.arange(fields["rows"])[:, None], np.arange(fields["words"])[None, :]
+    return fields[name] + row * fields[f"{name}_row"] + word * fields[f"{name}_word"]
+
+
+def softmax_result(rows, fields):
+    scale = SCALES[fields["table"]]
+    return log_softmax(rows, exp_table(scale), log_table(scale), columns=fields["columns"]).astype(np.int8)
+
+
+def placed(rows, words, *, transposed=False):
+    """Rows one after the other from 0 on; results from 2048 on, word by word or row by row."""
+    target = {"output_row": 1, "output_word": rows + 3} if transposed else {"output_row": words + 1, "output_word": 1}
+    return {"rows": rows, "words": words, "input": 5, "input_row": words + 2, "input_word": 1, "output": 2048, **target}
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def matches_golden_and_takes_the_cycles_it_says(dut):
+    rng = np.random.default_rng(cocotb.RANDOM_SEED)
+    bench = Bench(dut, rng)
+    await bench.begin()
+    for table, scale in enumerate(SCALES):
+        for d, (exp, log) in enumerate(zip(exp_table(scale), log_table(scale), strict=True)):
+            await bench.write("exp_write", table * isa.TABLE_ENTRIES + d, isa.pack(isa.EXP_ENTRY, {"exp": exp, "log": log}))
+    layers = [Layer(rng, 3 * LANES, -128, 2), Layer(rng, 48, 7, 11)]
+    for layer in layers:
+        await layer.load(bench)
+
+    jobs = [
+        (Opcode.SOFTMAX, {**placed(9, 3), "columns": 3 * LANES - 3, "table": 0}, softmax_result),
+        (Opcode.SOFTMAX, {**placed(6, 4, transposed=True), "columns": 2 * LANES + 1, "table": 1}, softmax_result),  # a word beyond the row
+        (Opcode.NORM, {**placed(7, 3), **layers[0].fields}, lambda rows, _: layers[0].result(rows)),
+        (Opcode.SOFTMAX, {**placed(20, 1), "columns": 1, "table": 1}, softmax_result),
+        (Opcode.NORM, {**placed(5, 48 // LANES, transposed=True), **layers[1].fields}, lambda rows, _: layers[1].result(rows)),
+        (Opcode.NORM, {**placed(1, 3), **layers[0].fields}, lambda rows, _: layers[0].result(rows)),
+        (Opcode.SOFTMAX, {**placed(1, 5), "columns": 5 * LANES, "table": 0}, softmax_result),
+    ]
+    for opcode, fields, golden in jobs:
+        wanted = bench.memory.copy()
+        rows = wanted[addresses(fields, "input")].reshape(fields["rows"], -1)
+        wanted[addresses(fields, "output")] = golden(rows, fields).reshape(fields["rows"], -1, LANES)
+        bench.events.clear(), bench.read.clear(), bench.written.clear()
+        await bench.issue(opcode, **fields)
+        while not bench.events[1:]:
+            await bench.step()
+        np.testing.assert_array_equal(bench.memory, wanted, err_msg=str(fields))
+        assert bench.read == addresses(fields, "input").ravel().tolist()
+        assert [address for _, address in bench.written] == addresses(fields, "output").ravel().tolist()
+        (start, _), (done, name) = bench.events
+        assert name == "done" and done == bench.written[-1][0] + 1
+        assert done - start == RowEngine.cycles(CONFIG, opcode, fields["rows"], fields["words"])
+    assert not bench.errors
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def accepts_the_next_instruction_in_the_cycle_of_done(dut):
+    bench = Bench(dut, np.random.default_rng(cocotb.RANDOM_SEED))
+    await bench.begin()
+    fields = {**placed(2, 2), "columns": 2 * LANES}
+    for _ in range(3):
+        await bench.issue(Opcode.SOFTMAX, **fields)
+    cycles = RowEngine.cycles(CONFIG, Opcode.SOFTMAX, 2, 2)
+    await bench.idle(cycles)
+    begin = bench.events[0][0]
+    assert bench.events == [
+        (begin, "start"),
+        *[(begin + index * cycles, name) for index in (1, 2) for name in ("start", "done")],
+        (begin + 3 * cycles, "done"),
+    ]
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def refuses_what_it_cannot_do_without_any_access(dut):
+    bench = Bench(dut, np.random.default_rng(cocotb.RANDOM_SEED))
+    await bench.begin()
+    softmax = {**placed(2, 2), "columns": 5}
+    norm = {**placed(2, 2), "channels": 2 * LANES, "log2_channels": 3, "epsilon": 1}
+    blocks = CONFIG.norm_channels // LANES
+    bad = [
+        (Opcode.SOFTMAX, {**softmax, "rows": 0}, Error.FIELD),
+        (Opcode.SOFTMAX, {**softmax, "words": 0}, Error.FIELD),
+        (Opcode.SOFTMAX, {**softmax, "columns": 0}, Error.FIELD),
+        (Opcode.SOFTMAX, {**softmax, "words": LogSoftmax.longest_row(CONFIG) + 1}, Error.FIELD),
+        (Opcode.NORM, {**norm, "rows": 0}, Error.FIELD),
+        (Opcode.NORM, {**norm, "words": 0}, Error.FIELD),
+        (Opcode.NORM, {**norm, "channels": 0}, Error.FIELD),
+        (Opcode.NORM, {**norm, "channels": 2049}, Error.FIELD),
+        (Opcode.NORM, {**norm, "words": LayerNorm.longest_row(CONFIG) + 1}, Error.FIELD),
+        (Opcode.NORM, {**norm, "constant": blocks - 1}, Error.ADDRESS),
+        (Opcode.LOAD, {}, Error.OPCODE),
+    ]
+    for opcode, fields, error in bad:
+        await bench.issue(opcode, **fields)
+        assert bench.errors == [(bench.events[-1][0], error)], f"{opcode} {fields}"
+        bench.errors.clear()
+        await bench.idle(3)
+    assert not bench.read and not bench.written and all(name == "start" for _, name in bench.events)
+
+    # the limits themselves are good
+    good = [
+        (Opcode.SOFTMAX, {**softmax, "rows": 1, "words": LogSoftmax.longest_row(CONFIG)}),
+        (Opcode.NORM, {**norm, "constant": blocks - 2}),
+        (Opcode.NORM, {**norm, "rows": 1, "words": LayerNorm.longest_row(CONFIG)}),
+    ]
+    for opcode, fields in good:
+        bench.events.clear()
+        await bench.issue(opcode, **fields)
+        await bench.idle(RowEngine.cycles(CONFIG, opcode, fields["rows"], fields["words"]))
+        assert [name for _, name in bench.events] == ["start", "done"] and not bench.errors
+
+
+@pytest.mark.parametrize("lanes", [4, 8])
+def test_row_engine(lanes, tmp_path):
+    component = RowEngine(configuration(lanes))
+    run_component(component, name=f"row_engine_{lanes}", test_module=__file__, test_dir=tmp_path, env={"LANES": str(lanes)}, seed=lanes)
