@@ -148,8 +148,8 @@ class CoreConfig:
 
 #: Named configurations. Each board of ``boards/`` has a preset of its name.
 PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes in LANES} | {
-    "ulx3s-85f": CoreConfig(lanes=8, scratchpad_bytes=128 << 10, constant_channels=1024, norm_channels=512, program_depth=512, memory_bytes_per_cycle=8),
-    "ecpix5-85f": CoreConfig(lanes=8, scratchpad_bytes=128 << 10, constant_channels=1024, norm_channels=512, program_depth=512, memory_bytes_per_cycle=8),
+    "ulx3s-85f": CoreConfig(lanes=8, scratchpad_bytes=64 << 10, constant_channels=1024, norm_channels=512, program_depth=256, memory_bytes_per_cycle=8),
+    "ecpix5-85f": CoreConfig(lanes=8, scratchpad_bytes=64 << 10, constant_channels=1024, norm_channels=512, program_depth=256, memory_bytes_per_cycle=8),
     "icebreaker": CoreConfig(
         lanes=4,
         scratchpad_bytes=32 << 10,

@@ -1,0 +1,157 @@
+"""Write a core as Verilog, with its documents and, for a board, a project that vendor or open tools turn into a bitstream."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from amaranth.build.run import BuildPlan
+
+from ..compiler.compile import compile_network
+from ..compiler.program import Program
+from ..hw import isa, isa_docs
+from ..hw.config import CoreConfig
+from ..hw.core import Core
+from ..hw.verilog import to_verilog
+from ..model.golden import patches
+from ..model.networks import integer_network, samples
+from . import Board
+from . import board as find_board
+from .demo import Demo
+from .jobs import Job, network_job, self_test_job
+from .top import BoardTop
+
+__all__ = ["elaborate"]
+
+_GENERATOR = "vitloom"
+_NETWORK = "digits_vit"
+
+
+def elaborate(config: CoreConfig, *, board: str | None, output: Path, preset: str, program: Program | None = None) -> list[Path]:
+    """Write the folder ``output``, all of it or nothing; no tool of a vendor is run.
+
+    ``core.v`` is the core, ``configuration.json`` what it was made from, ``registers.md`` and ``instruction-set.md`` how a host talks to it.
+    With ``program`` there are ``program.bin``, ``memory.bin`` and ``memory-plan.txt``. For a board, ``board/`` has a top around the core,
+    constraints and ``build_top.sh``, which makes a bitstream.
+
+    Parameters
+    ----------
+    board : str or None
+        A name in :data:`..boards.BOARDS`.
+    preset : str
+        Where ``config`` comes from, for the record.
+    program : Program or None
+        What the board runs, with an image of zeros; by default ``digits_vit`` on its first sample, or the self test of
+        :mod:`.jobs` on a board with too little memory for it.
+
+    Returns
+    -------
+    list of Path
+        The files, sorted.
+    """
+    target = None if board is None else find_board(board)
+    job = None if target is None else _job(config, target, program)
+    with _replace(output) as folder:
+        (folder / "core.v").write_text(to_verilog(Core(config), "core"))
+        isa_docs.write(folder)
+        if program is not None:
+            _write_program(folder, program)
+        if target is not None and job is not None:
+            _plan(config, target, job).extract(str(folder / "board"))
+        _write_json(folder / "configuration.json", _describe(config, preset, target, job))
+    return sorted(path for path in output.rglob("*") if path.is_file())
+
+
+def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
+    """What the board runs: ``program``; or ``digits_vit`` on its first sample, or the self test where that is too large."""
+    if program is None:
+        network = integer_network(_NETWORK)
+        image = patches(network.image, samples(_NETWORK)[0][:1])[0]
+        compiled = compile_network(network, config)
+        job = network_job(compiled, compiled.layouts[compiled.input].pack(image))
+        if job.memory_bytes(config) > target.memory_bytes:
+            job = self_test_job(config)
+    else:
+        job = network_job(program)
+    need = job.memory_bytes(config)
+    if need > target.memory_bytes:
+        raise ValueError(
+            f"the core and {job.name} take at least {need} bytes of RAM; {target.name} has {target.memory_bytes} ({target.memory_kind})"
+        )
+    return job
+
+
+def _plan(config: CoreConfig, target: Board, job: Job) -> BuildPlan:
+    """The project of amaranth-boards: the top as RTLIL and Verilog, constraints, and the scripts that call the tools."""
+    top = BoardTop(target, Demo(config, job))
+    return target.platform().prepare(top, "top", debug_verilog=True, emit_src=False, synth_opts="-no-rw-check")
+
+
+def _write_program(folder: Path, program: Program) -> None:
+    """The program as a host writes it (32-bit words, little-endian, twelve an instruction), and what memory holds before the first run."""
+    size = isa.INSTRUCTION_BITS // 8
+    (folder / "program.bin").write_bytes(b"".join(word.to_bytes(size, "little") for word in program.words()))
+    (folder / "memory.bin").write_bytes(program.memory_image)
+    (folder / "memory-plan.txt").write_text(program.describe() + "\n")
+
+
+def _describe(config: CoreConfig, preset: str, target: Board | None, job: Job | None) -> dict[str, Any]:
+    """What the folder was made from and what follows from it."""
+    derived = ("fingerprint", "scratchpad_words", "bank_words", "address_bits", "port_bytes", "beats", "groups", "sum_bits")
+    content: dict[str, Any] = {
+        "generator": f"{_GENERATOR} {version(_GENERATOR)}",
+        "preset": preset,
+        "configuration": asdict(config),
+        "derived": {name: getattr(config, name) for name in derived},
+    }
+    if target is not None and job is not None:
+        content["board"] = {
+            "name": target.name,
+            "description": target.description,
+            "runs": job.name,
+            "instructions": len(job.instructions),
+            "memory_bytes": len(job.memory),
+            "ram_bytes_at_least": job.memory_bytes(config),
+            "ram_bytes_of_board": target.memory_bytes,
+            "tools": target.tools,
+            "programmer": target.programmer,
+        }
+    return content
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def _replace(output: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``output`` when the block ends well, and vanishes when it does not."""
+    if output.exists() and not _is_ours(output):
+        raise ValueError(f"{output} exists and is not a folder that 'vitloom elaborate' wrote; give a new or an empty one")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as work:
+        folder = Path(work) / "new"
+        folder.mkdir()
+        yield folder
+        if output.exists():
+            output.rename(Path(work) / "old")
+        folder.rename(output)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether ``folder`` is empty, or has the file that :func:`elaborate` always writes."""
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    try:
+        return json.loads((folder / "configuration.json").read_text())["generator"].startswith(_GENERATOR)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
