@@ -58,7 +58,7 @@ def normalize_latency(bits: int) -> int:
     return ceil_log2(bits)
 
 
-def normalize(m: Module, value: Value, *, name: str) -> tuple[Signal, Value]:
+def normalize(m: Module, value: Value, *, name: str) -> tuple[Value, Value]:
     """A positive ``value`` shifted left until its highest bit is set, and by how many bits: a binary search, a register a step."""
     zeros: list[Value] = []
     for step in reversed(range(normalize_latency(len(value)))):

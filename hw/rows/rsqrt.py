@@ -1,6 +1,7 @@
 """The numbers that LayerNorm needs of a whole row: slope and intercept of ``(x - mean) / std``, through a table of reciprocal roots."""
 
 import math
+from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, wiring
@@ -97,8 +98,9 @@ class RowScalars(wiring.Component):
     def _reciprocal_root(self, m: Module, position: Value, mantissa: Value) -> Value:
         """``2**16 / sqrt(d)`` of the mantissa, 4 cycles later; doubled when the position of its leading one is odd."""
         entry = data.StructLayout({"base": 17, "slope": 8})
-        attrs = {"rom_style": "block"}
-        m.submodules.table = table = Memory(shape=entry, depth=2 << _SEGMENT_BITS, init=rsqrt_table(), attrs=attrs)
+        entries: Any = rsqrt_table()
+        attrs: dict[str, Any] = {"rom_style": "block"}
+        m.submodules.table = table = Memory(shape=entry, depth=2 << _SEGMENT_BITS, init=entries, attrs=attrs)
         read = table.read_port()
         fraction = mantissa[-1 - _FRACTION_BITS : -1]
         inside = fraction[:-_SEGMENT_BITS]

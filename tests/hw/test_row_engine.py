@@ -225,6 +225,33 @@ async def refuses_what_it_cannot_do_without_any_access(dut):
         assert [name for _, name in bench.events] == ["start", "done"] and not bench.errors
 
 
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+@cocotb.parametrize(opcode=[Opcode.SOFTMAX, Opcode.NORM], cycles=[1, 6, 20, 40, 60])
+async def reset_leaves_nothing_of_an_instruction(dut, opcode, cycles):
+    rng = np.random.default_rng(cocotb.RANDOM_SEED)
+    bench = Bench(dut, rng)
+    await bench.begin()
+    layer = Layer(rng, 3 * LANES, 5, 0)
+    await layer.load(bench)
+    for d, (exp, log) in enumerate(zip(exp_table(SCALES[0]), log_table(SCALES[0]), strict=True)):
+        await bench.write("exp_write", d, isa.pack(isa.EXP_ENTRY, {"exp": exp, "log": log}))
+    special = {"columns": 3 * LANES, "table": 0} if opcode == Opcode.SOFTMAX else layer.fields
+    await bench.issue(opcode, **placed(12, 3), **special)
+    await bench.idle(cycles)
+    dut.rst.value = 1
+    await bench.step()
+    dut.rst.value = 0
+    bench.events.clear(), bench.written.clear()
+    fields = {**placed(2, 3), **special}
+    rows = bench.memory[addresses(fields, "input")].reshape(2, -1)
+    await bench.issue(opcode, **fields)
+    await bench.idle(RowEngine.cycles(CONFIG, opcode, 2, 3))
+    assert [name for _, name in bench.events] == ["start", "done"]
+    wanted = softmax_result(rows, fields) if opcode == Opcode.SOFTMAX else layer.result(rows)
+    np.testing.assert_array_equal(bench.memory[addresses(fields, "output")].reshape(2, -1), wanted)
+    assert len(bench.written) == 6
+
+
 @pytest.mark.parametrize("lanes", [4, 8])
 def test_row_engine(lanes, tmp_path):
     component = RowEngine(configuration(lanes))
