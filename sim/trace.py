@@ -21,7 +21,7 @@ _WRITERS = {isa.Queue.ARRAY: "array", isa.Queue.ROWS: "rows"}
 
 @dataclass(frozen=True, kw_only=True)
 class Mismatch:
-    """One value that differs: where it is in the golden tensor (no column: padding with a known value); got None when nothing was written."""
+    """One value that differs, by its place in the golden tensor. No column: padding of a known value; nothing got: not written."""
 
     run: int
     tensor: str

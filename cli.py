@@ -1,0 +1,263 @@
+"""The command line: ``vitloom <command>``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import __version__
+from .boards import BOARDS
+from .boards.elaborate import elaborate
+from .boards.synth import UNITS, synth, table
+from .compiler.compile import compile_network
+from .hw.config import PRESETS, preset
+from .model.network import ImageFormat, IntegerNetwork
+from .model.networks import ARCHITECTURES, SHIPPED, integer_network, samples
+from .model.quantize import SCHEMES, quantize_checkpoint, untrained_network
+from .sim.report import print_report, report, write_json
+from .sim.runner import SimulationError
+from .sim.simulate import SimulationResult, simulate
+
+__all__ = ["main"]
+
+_DISAGREED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_BAD_INPUT, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. 0: done, and everything agreed; 1: the simulation disagreed or failed; 2: bad input, in one sentence on stderr."""
+    given = _parser().parse_args(arguments)
+    try:
+        if getattr(given, "json", None):
+            _check_output(given.json)
+        return given.run(given)
+    except (SimulationError, ValueError, OSError, RuntimeError) as error:
+        print(f"vitloom: {error}", file=sys.stderr)
+        return _DISAGREED if isinstance(error, SimulationError) else _BAD_INPUT
+    except KeyboardInterrupt:
+        print("vitloom: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="vitloom", description="Hardware generator for fully quantised vision transformers.")
+    parser.add_argument("--version", action="version", version=f"vitloom {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_list, _add_report, _add_simulate, _add_elaborate, _add_synth, _add_quantize):
+        add(commands)
+    return parser
+
+
+def _add_list(commands: argparse._SubParsersAction) -> None:
+    commands.add_parser("list", help="networks, presets, boards and schemes").set_defaults(run=_list)
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("report", help="cycles of each layer, from the timing model")
+    _add_network(command)
+    _add_config(command)
+    _add_json(command)
+    command.set_defaults(run=_report)
+
+
+def _add_simulate(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("simulate", help="run the core's RTL and compare every value and every cycle")
+    _add_network(command)
+    command.add_argument("--samples", metavar="N", type=int, help="run the first N of the network's sample images (default 1)")
+    command.add_argument("--image", metavar="F", type=Path, help="run this image: .npy, uint8, (channels, height, width)")
+    _add_config(command)
+    _add_json(command)
+    command.set_defaults(run=_simulate)
+
+
+def _add_elaborate(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("elaborate", help="Verilog of a core and what goes with it")
+    _add_config(command)
+    command.add_argument("--board", metavar="B", help=f"a project for this board: {', '.join(BOARDS)}")
+    command.add_argument("-o", dest="output", metavar="DIR", type=Path, required=True, help="folder to write")
+    command.set_defaults(run=_elaborate)
+
+
+def _add_synth(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("synth", help="resources and clock on an ECP5")
+    _add_config(command)
+    command.add_argument("--unit", metavar="U", default="core", help=f"one of {', '.join(UNITS)} (default core)")
+    command.add_argument("--pnr", action="store_true", help="place and route, too")
+    _add_json(command)
+    command.set_defaults(run=_synth)
+
+
+def _add_quantize(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("quantize", help="a float checkpoint to an integer network")
+    command.add_argument("checkpoint", metavar="CKPT", type=Path, help="safetensors file with timm's names")
+    command.add_argument("--arch", metavar="A", required=True, help="a network that 'vitloom list' names, or auto: the file says it")
+    command.add_argument("--scheme", metavar="S", default=next(iter(SCHEMES)), help=f"one of {', '.join(SCHEMES)}")
+    command.add_argument("--calibration", metavar="F", type=Path, required=True, help=".npz file: images, (n, C, H, W) uint8")
+    command.add_argument("-o", dest="output", metavar="OUT", type=Path, required=True, help="file to write")
+    command.set_defaults(run=_quantize)
+
+
+def _add_network(command: argparse.ArgumentParser) -> None:
+    command.add_argument("network", metavar="NET", help="name of a network, or a quantised network's file")
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--preset", metavar="P", required=True, help=f"configuration: {', '.join(PRESETS)}")
+    command.add_argument("--set", dest="settings", metavar="FIELD=VALUE", action="append", default=[], help="override a field of it")
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", metavar="F", help="write the result as JSON; - is stdout, then without the table")
+
+
+def _list(given: argparse.Namespace) -> int:
+    for title, names in (
+        ("networks", [f"{name} (trained)" if name in SHIPPED else name for name in ARCHITECTURES]),
+        ("presets", PRESETS),
+        ("boards", [f"{board.name} ({board.description})" for board in BOARDS.values()]),
+        ("schemes", SCHEMES),
+    ):
+        print(f"{title}:", *names, sep="\n  ")
+    return 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    config = preset(given.preset, given.settings)
+    content = report(compile_network(_network(given.network), config), preset=given.preset)
+    if given.json:
+        write_json(content, given.json)
+    if given.json != "-":
+        print_report(content, sys.stdout)
+    return 0
+
+
+def _simulate(given: argparse.Namespace) -> int:
+    config = preset(given.preset, given.settings)
+    network = _network(given.network)
+    images, labels = _images(given, network)
+    result = simulate(network, config, images, labels, progress=_progress)
+    content = result.content(preset=given.preset)
+    if given.json:
+        write_json(content, given.json)
+    if given.json != "-":
+        print_report(content, sys.stdout)
+        _print_result(result, network)
+    return 0 if result.agreed else _DISAGREED
+
+
+def _elaborate(given: argparse.Namespace) -> int:
+    config = preset(given.preset, given.settings)
+    for path in elaborate(config, board=given.board, output=given.output, preset=given.preset):
+        print(path)
+    return 0
+
+
+def _synth(given: argparse.Namespace) -> int:
+    config = preset(given.preset, given.settings)
+    _progress(f"synthesising {given.unit}, minutes for a large one")
+    result = synth(config, preset=given.preset, unit=given.unit, pnr=given.pnr)
+    if given.json:
+        write_json(result, given.json)
+    if given.json != "-":
+        print(table([result]), end="")
+    return 0
+
+
+def _quantize(given: argparse.Namespace) -> int:
+    quantize_checkpoint(given.checkpoint, given.arch, given.scheme, given.calibration, given.output)
+    print(given.output)
+    return 0
+
+
+def _progress(text: str) -> None:
+    print(f"vitloom: {text}", file=sys.stderr, flush=True)
+
+
+def _check_output(path: str) -> None:
+    """Refuse a file that cannot be written before any work is done."""
+    if path != "-" and (not Path(path).parent.is_dir() or Path(path).is_dir()):
+        raise ValueError(f"cannot write {path}: {'it is a folder' if Path(path).is_dir() else f'there is no folder {Path(path).parent}'}")
+
+
+def _network(name: str) -> IntegerNetwork:
+    """A built-in network, or the one in a file."""
+    if name in SHIPPED:
+        return integer_network(name)
+    if name in ARCHITECTURES:
+        _progress(f"{name} ships without weights; random ones take the same time")
+        return untrained_network(name)
+    if Path(name).exists():
+        return IntegerNetwork.load(name)
+    raise ValueError(f"no network {name!r}: it is neither a file nor one of {', '.join(ARCHITECTURES)}")
+
+
+def _images(given: argparse.Namespace, network: IntegerNetwork) -> tuple[NDArray[np.uint8], list[int] | None]:
+    """Images to run and their labels: a file, samples of the package, or noise for a network that has none."""
+    if given.image is not None:
+        if given.samples is not None:
+            raise ValueError("give --image or --samples, not both")
+        return _load_image(given.image, network.image), None
+    count = 1 if given.samples is None else given.samples
+    if count < 1:
+        raise ValueError(f"--samples must be at least 1, not {count}")
+    if given.network in SHIPPED:
+        images, labels = samples(given.network)
+        if count > len(images):
+            raise ValueError(f"{given.network} has {len(images)} samples, not {count}")
+        return images[:count], labels[:count].tolist()
+    _progress(f"{network.name} has no sample images; noise is compared as well")
+    shape = (count, network.image.channels, network.image.size, network.image.size)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), None
+
+
+def _load_image(path: Path, image: ImageFormat) -> NDArray[np.uint8]:
+    """One image as (1, channels, size, size) uint8; one channel may be left out."""
+    pixels = _load_array(path)
+    shape = (image.channels, image.size, image.size)
+    if pixels.dtype != np.uint8 or pixels.shape not in ((shape, shape[1:]) if image.channels == 1 else (shape,)):
+        raise ValueError(f"{path} is {_describe(pixels)}; the network takes uint8 of shape {shape}")
+    return pixels.reshape(1, *shape)
+
+
+def _load_array(path: Path) -> NDArray:
+    """The array in a ``.npy`` file."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except (ValueError, EOFError, OSError):
+        raise ValueError(f"{path} is not a .npy file of numbers") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} holds several arrays; a .npy file of one is wanted")
+    return array
+
+
+def _describe(array: NDArray) -> str:
+    return f"{array.dtype} of shape {array.shape}"
+
+
+def _print_result(result: SimulationResult, network: IntegerNetwork) -> None:
+    names = network.labels or [str(index) for index in range(max(result.predictions, default=-1) + 1)]
+    for index, prediction in enumerate(result.predictions):
+        label = f", label {names[result.labels[index]]}" if result.labels else ""
+        print(f"image {index}: {names[prediction]}{label}")
+    for entry in result.mismatches:
+        print(f"run {entry.run}: {entry.tensor}[{entry.row}, {entry.column}] is {entry.got}, expected {entry.expected}")
+    for text in result.differences:
+        print(text)
+    verdict = "all equal" if result.bit_exact else f"{result.wrong} differ"
+    print(f"{result.values_compared} values compared with the golden model: {verdict}")
+    print(f"cycles of every instruction {'differ from' if result.differences else 'equal'} the timing model's")
+    print(f"{result.cycles_per_second} cycles a second in the simulation, {result.wall_seconds} s in all")

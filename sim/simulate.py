@@ -1,0 +1,195 @@
+"""Run a network on the core's RTL, and hold every value and every cycle against the golden model and the timing model."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compiler.compile import compile_network, pack_input
+from ..compiler.program import Program
+from ..hw import isa
+from ..hw.config import CoreConfig
+from ..hw.core import Core
+from ..hw.verilog import to_verilog
+from ..model import golden
+from ..model.network import IntegerNetwork
+from . import bench_core, trace
+from .report import layer_rows, model_timings, report
+from .runner import Model, build, run
+from .trace import Mismatch, Trace
+
+__all__ = ["SimulationResult", "core_model", "memory_plusargs", "simulate", "write_job"]
+
+_TESTBENCH = Path(__file__).with_name("testbench.v")
+_MIN_MEMORY = 4 << 20  # bytes of the bench's memory: small networks share one compiled model
+_SHOWN = 20
+_DONE = 0b010
+
+
+@dataclass(kw_only=True)
+class SimulationResult:
+    """What a simulation found.
+
+    Parameters
+    ----------
+    program : Program
+    values_compared : int
+        Values of activations (and of outputs in external memory) that were held against the golden model.
+    mismatches : list of Mismatch
+        The first of the values that differ.
+    wrong : int
+        Number of values that differ.
+    differences : list of str
+        Everything else that is not as it must be: runs that did not end, cycles that are not the timing model's.
+    predictions, labels : list of int
+        Class of each image as the core's logits say; what it should be, or empty.
+    layer_cycles : list of int
+        Cycles of each layer in the first run, from the core's events.
+    cycles : list of int
+        Of each run, from the core's cycle register.
+    cycles_per_second : float
+        All cycles over the wall time between start and interrupt of all runs.
+    wall_seconds : float
+        Of everything: golden model, compiler, building the model, simulation and comparison.
+    """
+
+    program: Program
+    values_compared: int = 0
+    mismatches: list[Mismatch] = field(default_factory=list)
+    wrong: int = 0
+    differences: list[str] = field(default_factory=list)
+    predictions: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    layer_cycles: list[int] = field(default_factory=list)
+    cycles: list[int] = field(default_factory=list)
+    cycles_per_second: float = 0.0
+    wall_seconds: float = 0.0
+
+    @property
+    def bit_exact(self) -> bool:
+        """Whether values were compared and none differs."""
+        return self.values_compared > 0 and self.wrong == 0
+
+    @property
+    def agreed(self) -> bool:
+        """Whether all values and all cycles are as the models say."""
+        return self.bit_exact and not self.differences
+
+    def add(self, compared: int, mismatches: Sequence[Mismatch]) -> None:
+        """Count what a comparison found."""
+        self.values_compared += compared
+        self.wrong += len(mismatches)
+        self.mismatches += mismatches[: max(0, _SHOWN - len(self.mismatches))]
+
+    def content(self, *, preset: str) -> dict[str, Any]:
+        """As ``vitloom simulate --json`` writes it: the report, and what was measured."""
+        content = report(self.program, preset=preset)
+        for layer, cycles in zip(content["layers"], self.layer_cycles, strict=False):
+            layer["cycles_rtl"] = cycles
+        content["total"]["cycles_rtl"] = self.cycles[0] if self.cycles else 0
+        names = ("bit_exact", "values_compared", "differences", "predictions", "labels", "cycles_per_second", "wall_seconds")
+        return {**content, **{name: getattr(self, name) for name in names}, "mismatches": [asdict(entry) for entry in self.mismatches]}
+
+
+def simulate(
+    network: IntegerNetwork,
+    config: CoreConfig,
+    images: NDArray[np.uint8],
+    labels: Sequence[int] | None = None,
+    *,
+    progress: Callable[[str], None] = lambda text: None,
+    plusargs: Sequence[str] = (),
+) -> SimulationResult:
+    """Compile ``network`` and run it on each of ``images``, in one simulation of the core's RTL.
+
+    images : (n, channels, size, size) uint8.
+    plusargs : more options of ``testbench.v``. With stalls the cycles differ from the model's.
+    """
+    began = time.perf_counter()
+    tensors = golden.run(network, images)
+    program = compile_network(network, config)
+    trace.check_coverage(program)
+    result = SimulationResult(program=program, labels=[int(label) for label in labels] if labels is not None else [])
+    progress(f"{len(program.instructions)} instructions; building the core's model, minutes the first time")
+    model = core_model(config, program)
+    with tempfile.TemporaryDirectory(prefix="vitloom-") as name:
+        folder = Path(name)
+        write_job(folder, program, [pack_input(program, rows) for rows in tensors[network.input]])
+        progress(f"simulating {len(images)} runs")
+        options = [*memory_plusargs(program), "trace", *plusargs]
+        run(model, bench_core.__name__, test_dir=folder, plusargs=options)
+        progress("comparing")
+        _examine(folder, program, network, tensors, result)
+    result.wall_seconds = round(time.perf_counter() - began, 3)
+    return result
+
+
+def core_model(config: CoreConfig, program: Program) -> Model:
+    """The core in its bench, compiled, with a memory that holds the program's data."""
+    needed = max(program.memory_words * config.lanes, _MIN_MEMORY) // config.port_bytes
+    parameters = {"WORD_BYTES": config.lanes, "PORT_BYTES": config.port_bytes, "BEATS": 1 << (needed - 1).bit_length()}
+    core = to_verilog(Core(config, trace=True), "core")
+    return build(None, name="testbench", verilog=[core, _TESTBENCH], parameters=parameters)
+
+
+def memory_plusargs(program: Program) -> list[str]:
+    """Options of the bench's memory: what is in it, and which beats to keep after a run."""
+    beats = program.config.beats
+    first = min(address for address, _ in program.output_regions.values()) * beats
+    last = max(address + words for address, words in program.output_regions.values()) * beats - 1
+    return ["memory=memory.hex", f"latency={program.config.memory_latency}", f"first={first}", f"last={last}"]
+
+
+def write_job(folder: Path, program: Program, inputs: Sequence[bytes], *, limit: int | None = None) -> None:
+    """Write what the bench reads: the program, the parameters, and the input of each run.
+
+    inputs : for each run, the bytes of the input region (:func:`..compiler.compile.pack_input`).
+    limit : cycles of a run after which it counts as hanging; by default twice what the timing model says.
+    """
+    config = program.config
+    _, total = model_timings(program)
+    job = {"runs": len(inputs), "fingerprint": program.fingerprint, "limit": limit or 2 * total + 10_000}
+    (folder / "job.json").write_text(json.dumps(job))
+    words = b"".join(word.to_bytes(isa.INSTRUCTION_BITS // 8, "little") for word in program.words())
+    np.save(folder / "program.npy", np.frombuffer(words, "<u4").reshape(-1, isa.INSTRUCTION_WORDS))
+    (folder / "memory.hex").write_text(_hex(program.memory_image, config.port_bytes))
+    for index, content in enumerate(inputs):
+        address = program.input_region[0] * config.beats
+        (folder / f"input_{index}.hex").write_text(f"@{address:x}\n{_hex(content, config.port_bytes)}\n")
+
+
+def _hex(content: bytes, size: int) -> str:
+    """Beats of ``size`` bytes as ``$readmemh`` reads them: one a line, the last byte first."""
+    return np.frombuffer(content, np.uint8).reshape(-1, size)[:, ::-1].tobytes().hex("\n", size)
+
+
+def _examine(folder: Path, program: Program, network: IntegerNetwork, tensors: dict[str, NDArray], result: SimulationResult) -> None:
+    """Hold what the bench wrote against the models."""
+    model, total = model_timings(program)
+    runs = json.loads((folder / "runs.json").read_text())
+    for index, entry in enumerate(runs):
+        golden_run = {name: tensor[index] for name, tensor in tensors.items()}
+        seen = Trace.read(folder, index, program.config.lanes)
+        result.add(*trace.compare_values(program, seen, golden_run, index))
+        outputs = trace.read_outputs(folder, program, index)
+        result.add(*trace.compare_outputs(outputs, golden_run, index))
+        result.predictions.append(int(np.argmax(sum(outputs[name][0].astype(np.int64) for name in network.outputs))))
+        found = trace.compare_timing(program, seen, model)
+        if entry["status"] != _DONE:
+            error = isa.Error(entry["error"]).name
+            found.insert(0, f"the core stopped with status {entry['status']}, error {error} at instruction {entry['error_instruction']}")
+        if entry["cycles"] != total:
+            found.append(f"the core counted {entry['cycles']} cycles, the model says {total}")
+        result.differences += [f"run {index}: {text}" for text in found]
+        result.cycles.append(entry["cycles"])
+        if index == 0 and entry["status"] == _DONE:
+            result.layer_cycles = [row["cycles"] for row in layer_rows(program, seen.timings(program), entry["cycles"])]
+    result.cycles_per_second = round(sum(result.cycles) / sum(entry["seconds"] for entry in runs))
