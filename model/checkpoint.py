@@ -1,0 +1,127 @@
+"""Float checkpoints: safetensors files with timm's parameter names, checked against a configuration."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .float_vit import ViTConfig
+from .network import FORMAT
+
+__all__ = ["check_state", "infer_config", "load_checkpoint", "save_checkpoint"]
+
+State = dict[str, NDArray[np.float32]]
+_SHOWN = 4  # names that an error message lists before it counts
+
+
+def load_checkpoint(path: Path | str, config: ViTConfig | None = None) -> tuple[ViTConfig, State]:
+    """Configuration and float32 parameters of a safetensors file; no pickle is ever read.
+
+    config : what the parameters must be; the number of classes is the file's. Without it, the ``config`` JSON of the file's metadata
+    and the shapes of its parameters decide, see :func:`infer_config`.
+    Raises ``ValueError`` in one sentence for anything else than such a checkpoint.
+    """
+    tensors, metadata = _read(path)
+    if metadata.get("format") == FORMAT:
+        raise ValueError(f"{path} is an integer network already; a float checkpoint is wanted")
+    if config is None:
+        config = infer_config(tensors, _metadata_config(path, metadata), source=str(path))
+    elif (head := tensors.get("head.weight")) is not None and head.ndim == 2:
+        config = replace(config, num_classes=len(head))
+    check_state(config, tensors, source=str(path))
+    return config, {name: tensors[name].astype(np.float32) for name in config.parameter_shapes()}
+
+
+def save_checkpoint(path: Path | str, config: ViTConfig, state: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write a file that :func:`load_checkpoint` reads without being told the configuration."""
+    check_state(config, state, source="the state")
+    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in state.items()}
+    save_file(arrays, path, {"config": json.dumps(asdict(config))})
+
+
+def infer_config(state: Mapping[str, NDArray], given: Mapping[str, Any], source: str = "the state") -> ViTConfig:
+    """Configuration from the ``given`` fields and, for the others, from the shapes of the parameters.
+
+    ``num_heads`` is in no shape and must be given. An ``img_size`` from shapes supposes a square of patches.
+    """
+    known = {f.name for f in fields(ViTConfig)}
+    if unknown := sorted(set(given) - known):
+        raise ValueError(f"{source}: unknown configuration fields {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    if "num_heads" not in given:
+        raise ValueError(f"{source} does not say its num_heads, which is in no shape; name the architecture or put it in the metadata")
+    try:
+        values = _shapes_say(state) | dict(given)
+        return ViTConfig(**values)
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{source} is not a vision transformer with timm's parameter names ({type(error).__name__}: {error})") from None
+
+
+def check_state(config: ViTConfig, state: Mapping[str, NDArray], source: str) -> None:
+    """Raise ``ValueError`` unless ``state`` has exactly the parameters of ``config``, floating point and finite."""
+    shapes = config.parameter_shapes()
+    wrong = [name for name in shapes if name in state and state[name].shape != shapes[name]]
+    problems = [
+        _listed("missing", [name for name in shapes if name not in state]),
+        _listed("unexpected", [name for name in state if name not in shapes]),
+        _listed("wrongly shaped", [f"{name} {state[name].shape} instead of {shapes[name]}" for name in wrong]),
+        _listed("not floating point", [name for name in state if not np.issubdtype(state[name].dtype, np.floating)]),
+        _listed("not finite", [name for name in state if not np.all(np.isfinite(state[name]))]),
+    ]
+    if found := [problem for problem in problems if problem]:
+        raise ValueError(f"{source} does not fit the architecture: {'; '.join(found)}")
+
+
+def _listed(what: str, names: list[str]) -> str:
+    """``3 missing (a, b, c)``, or nothing."""
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})" if names else ""
+
+
+def _read(path: Path | str) -> tuple[dict[str, NDArray], dict[str, str]]:
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist or is not a file")
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a safetensors file ({error})") from None
+    except TypeError as error:  # numpy has no bfloat16 or float8
+        raise ValueError(f"{path} has a number format that numpy lacks ({error}); float32, float16 and float64 are read") from None
+
+
+def _metadata_config(path: Path | str, metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        config = json.loads(metadata.get("config", "{}"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: the config in the metadata is not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: the config in the metadata is a {type(config).__name__}; a JSON object is wanted")
+    return config
+
+
+def _shapes_say(state: Mapping[str, NDArray]) -> dict[str, Any]:
+    """Every field of a configuration but heads, mean and standard deviation."""
+    width, channels, patch, _ = state["patch_embed.proj.weight"].shape
+    distilled = "dist_token" in state
+    side = math.isqrt(state["pos_embed"].shape[1] - (2 if distilled else 1))
+    return {
+        "img_size": side * patch,
+        "patch_size": patch,
+        "in_chans": channels,
+        "num_classes": len(state["head.weight"]),
+        "embed_dim": width,
+        "depth": len({match[1] for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}),
+        "mlp_ratio": len(state["blocks.0.mlp.fc1.weight"]) / width,
+        "distilled": distilled,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+    }

@@ -1,0 +1,95 @@
+"""Post-training quantisation: a float vision transformer and some images give an integer network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .checkpoint import load_checkpoint
+from .float_vit import State, ViTConfig, random_state
+from .fq_vit import SCHEME, quantize_vit
+from .network import IntegerNetwork
+from .networks import DATA, architecture
+
+__all__ = ["SCHEMES", "quantize", "quantize_checkpoint", "quantize_digits", "untrained_network"]
+
+SCHEMES = {SCHEME: quantize_vit}
+
+
+def quantize(
+    config: ViTConfig,
+    state: State,
+    calibration_images: NDArray[np.uint8],
+    *,
+    scheme: str = SCHEME,
+    name: str,
+    origin: str,
+    labels: Sequence[str] = (),
+) -> IntegerNetwork:
+    """Integer network of a timm-named float ``state``; every number in it is an integer.
+
+    calibration_images : (n, C, H, W) uint8, shown to the float network for the ranges of its activations.
+    Raises ``ValueError`` for an unknown scheme, wrong images, and where a 32-bit accumulator could overflow.
+    """
+    return _quantiser(scheme)(config, state, calibration_images, name=name, origin=origin, labels=labels)
+
+
+def quantize_checkpoint(checkpoint: Path, arch: str, scheme: str, calibration: Path, output: Path) -> IntegerNetwork:
+    """Quantise a file into a file, which appears whole or not at all; also returns the network.
+
+    checkpoint : safetensors file with timm's parameter names. arch : a name of :data:`.networks.ARCHITECTURES`, or ``auto`` for
+    the configuration in the file's metadata. calibration : npz file with ``images`` (n, C, H, W) uint8.
+    Raises ``ValueError`` in one sentence for a wrong name or file.
+    """
+    _quantiser(scheme)
+    config = None if arch == "auto" else architecture(arch)
+    checkpoint, output = Path(checkpoint), Path(output)
+    if not output.parent.is_dir():
+        raise ValueError(f"the folder {output.parent} of the output does not exist")
+    config, state = load_checkpoint(checkpoint, config)
+    images = _load_images(Path(calibration))
+    name = checkpoint.stem if arch == "auto" else arch
+    network = quantize(config, state, images, scheme=scheme, name=name, origin=checkpoint.name)
+    with TemporaryDirectory(dir=output.parent) as folder:
+        partial = Path(folder) / output.name
+        network.save(partial)
+        os.replace(partial, output)
+    return network
+
+
+def quantize_digits(folder: Path = DATA) -> IntegerNetwork:
+    """The shipped ``digits_vit``, made again from the checkpoint and the calibration images in ``folder``."""
+    config, state = load_checkpoint(folder / "digits_vit.safetensors")
+    images = _load_images(folder / "digits_calibration.npz")
+    origin = "trained on scikit-learn's digits by vitloom.model.train_digits"
+    return quantize(config, state, images, name="digits_vit", origin=origin, labels=[str(digit) for digit in range(10)])
+
+
+def untrained_network(name: str, seed: int = 0) -> IntegerNetwork:
+    """Network of a known name with random weights: what it computes means nothing, how long it takes does."""
+    config = architecture(name)
+    noise = np.random.default_rng(seed).integers(0, 256, (1, config.in_chans, config.img_size, config.img_size), dtype=np.uint8)
+    return quantize(config, random_state(config, seed), noise, name=name, origin=f"random weights, seed {seed}")
+
+
+def _quantiser(scheme: str) -> Callable[..., IntegerNetwork]:
+    if scheme not in SCHEMES:
+        raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
+    return SCHEMES[scheme]
+
+
+def _load_images(path: Path) -> NDArray[np.uint8]:
+    """``images`` of an npz file."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist or is not a file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["images"]
+    except (BadZipFile, ValueError, OSError, EOFError, AttributeError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is not an npz file with an array 'images' ({error})") from None
