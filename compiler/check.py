@@ -132,7 +132,7 @@ def _meet(earlier: _Footprint, later: _Footprint, *, same_queue: bool, adjacent:
 
 
 def check(program: Program) -> None:
-    """Raise ``RuntimeError`` where instructions that the tokens do not order could collide, an address is outside, or tokens could overflow.
+    """Raise ``RuntimeError`` where instructions that no tokens order could collide, an address is outside, or tokens could overflow.
 
     Recomputes everything from the encoded words: which words each instruction touches, and from queues and tokens which instructions have
     surely ended when another starts.

@@ -31,7 +31,8 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
     """
     image = MemoryImage(network, config.lanes)
     if image.words > _MEMORY_WORDS:
-        raise ValueError(f"{network.name} takes {image.words * config.lanes} bytes of external memory; {_MEMORY_WORDS * config.lanes} can be addressed")
+        size, limit = image.words * config.lanes, _MEMORY_WORDS * config.lanes
+        raise ValueError(f"{network.name} takes {size} bytes of external memory; {limit} can be addressed")
     best: tuple[int, Program] | None = None
     lengths: list[int] = []
     for plan in _plans(config):

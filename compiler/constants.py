@@ -110,8 +110,8 @@ class MemoryImage:
                 yield f"{name}.table", pack_records(isa.EXP_ENTRY, isa.ENTRY_BYTES, **entries).tobytes()
             case LayerNorm():
                 zero = self.network.tensor(operator.output).zero_point
-                parts = (arrays[f"{name}.{part}"] for part in ("alpha", "gain", "offset"))
-                yield f"{name}.constants", pack_norm_constants(*parts, target, zero)
+                alpha, gain, offset = (arrays[f"{name}.{part}"] for part in ("alpha", "gain", "offset"))
+                yield f"{name}.constants", pack_norm_constants(alpha, gain, offset, target, zero)
 
     def _constants(self, target: Layout, name: str, bias: NDArray, residual_shift: NDArray | None) -> bytes:
         arrays = self.network.arrays

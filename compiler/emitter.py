@@ -91,9 +91,7 @@ class Emitter:
                 rows = ceil_div(layout.rows, lanes) * lanes
             if isinstance(operator, AttentionScores | LogSoftmax) and operator.output == tensor:
                 parts = [(f".{head}", head, 1) for head in range(layout.groups)]
-        return [
-            Piece(self.add_buffer(tensor + suffix, rows, groups * group_width), group, groups) for suffix, group, groups in parts
-        ]
+        return [Piece(self.add_buffer(tensor + suffix, rows, groups * group_width), group, groups) for suffix, group, groups in parts]
 
     def whole(self, tensor: str) -> Piece:
         if len(self.pieces[tensor]) != 1:

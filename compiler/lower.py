@@ -17,7 +17,10 @@ __all__ = ["lower"]
 
 
 def lower(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Emitter:
-    """Instructions, buffers and layers of ``network``. Raises ``ValueError`` for what the core cannot do at all, ``DoesNotFit`` for this plan."""
+    """Instructions, buffers and layers of ``network``.
+
+    Raises ``ValueError`` for what the core cannot do at all, :class:`.memory.DoesNotFit` for what this plan has no memory for.
+    """
     emitter = Emitter(network, config, image, plan)
     for constant in network.constants:
         piece, rows = emitter.whole(constant.output), network.arrays[f"{constant.name}.value"].shape[0]
@@ -53,7 +56,7 @@ def _linear(emitter: Emitter, operator: Linear, *, first: bool) -> None:
             emitter.ensure_input(name, source_row, rows)
         moving = Access(port=Port.MOVING, buffer=emitter.whole(operator.input).buffer, row=source_row, rows=rows, words=k_tiles)
         residual = _residual(emitter, operator, row, rows)
-        for piece, tile, tiles in _n_chunks(emitter, operator, k_tiles, lead=first and row == operator.output_row):
+        for piece, tile, tiles in _n_chunks(emitter, operator, k_tiles, lead=first):
             tile_of_layer = piece.group * output.group_tiles + tile
             block = emitter.load_constants(name, tile_of_layer, tiles)
             reads = [Access(buffer="constants", row=block, rows=tiles)]
@@ -64,9 +67,7 @@ def _linear(emitter: Emitter, operator: Linear, *, first: bool) -> None:
             words = tiles * k_tiles * lanes
             start = emitter.load_weights(name, tile_of_layer * k_tiles * lanes, words)
             if residual is not None:
-                reads.append(
-                    Access(port=Port.RESIDUAL, buffer=residual.buffer, row=residual.row, rows=rows, word=tile, words=tiles)
-                )
+                reads.append(Access(port=Port.RESIDUAL, buffer=residual.buffer, row=residual.row, rows=rows, word=tile, words=tiles))
                 fields |= {"residual_zero": operator.residual_zero, "residual_multiplier": operator.residual_multiplier}
             _matmul(
                 emitter,
@@ -89,8 +90,8 @@ def _linear(emitter: Emitter, operator: Linear, *, first: bool) -> None:
 def _n_chunks(emitter: Emitter, operator: Linear, k_tiles: int, *, lead: bool) -> Iterator[tuple[Piece, int, int]]:
     """Cut the n tiles of each piece so that a chunk's weights take at most half of the ring: (piece, first n tile in it, n tiles).
 
-    k comes before q and v comes last: the first scores then need nothing that the array has just begun. ``lead``: the first chunk is
-    one tile, so that the array starts early.
+    k comes before q and v comes last: the first scores then need nothing that the array has just begun. ``lead``: chunks begin with one
+    tile and double, so that the array starts early and each loads beside the ones before.
     """
     output, pieces = emitter.layouts[operator.output], emitter.pieces[operator.output]
     tile_words = k_tiles * emitter.config.lanes
@@ -101,16 +102,14 @@ def _n_chunks(emitter: Emitter, operator: Linear, k_tiles: int, *, lead: bool) -
         limit = max(1, min(limit, emitter.constants.size // 2))
     if len(pieces) == 3:
         pieces = [pieces[1], pieces[0], pieces[2]]
+    done = 0
     for piece in pieces:
-        tiles = piece.groups * output.group_tiles
-        start = 1 if lead and tiles > 1 else 0
-        if start:
-            yield piece, 0, 1
-        lead = False
-        count = ceil_div(tiles - start, limit)
-        for part in range(count):
-            begin, end = (start + index * (tiles - start) // count for index in (part, part + 1))
-            yield piece, begin, end - begin
+        tiles, start = piece.groups * output.group_tiles, 0
+        while start < tiles:
+            size = min(limit, max(1, done)) if lead else ceil_div(tiles - start, ceil_div(tiles - start, limit))
+            size = min(size, tiles - start)
+            yield piece, start, size
+            start, done = start + size, done + size
 
 
 def _residual(emitter: Emitter, operator: Linear, row: int, rows: int) -> Access | None:
@@ -216,7 +215,7 @@ def _attention(emitter: Emitter, scores: AttentionScores, softmax: LogSoftmax, v
 
 
 def _scores(emitter: Emitter, operator: AttentionScores, head: int, row: int, rows: int) -> None:
-    """q of one head times k of all tokens; a stationary word is one token."""
+    """Queries of one head times keys of all tokens; a stationary word is one token."""
     queries, keys, _ = emitter.pieces[operator.input]
     lanes, width = emitter.config.lanes, emitter.buffers[keys.buffer].width
     words = emitter.group_width(keys)
@@ -262,9 +261,7 @@ def _row_fields(emitter: Emitter, source: Piece, target: Piece, row: int, rows: 
     """Fields and accesses of a row instruction from one buffer to another."""
     widths = [emitter.buffers[piece.buffer].width for piece in (source, target)]
     return {
-        "fields": {
-            "rows": rows, "words": widths[0], "input_row": widths[0], "input_word": 1, "output_row": widths[1], "output_word": 1
-        },
+        "fields": {"rows": rows, "words": widths[0], "input_row": widths[0], "input_word": 1, "output_row": widths[1], "output_word": 1},
         "anchors": {"input": (source.buffer, row * widths[0]), "output": (target.buffer, row * widths[1])},
         "reads": (Access(port=Port.ROWS, buffer=source.buffer, row=row, rows=rows, words=widths[0]),),
         "writes": (Access(port=Port.ROWS, buffer=target.buffer, row=row, rows=rows, words=widths[1]),),
@@ -279,9 +276,7 @@ def _softmax(emitter: Emitter, operator: LogSoftmax, head: int, row: int, rows: 
     parts["fields"] |= {"columns": emitter.layouts[operator.input].channels, "table": table}
     parts["reads"] += (Access(buffer="exp_tables", row=table),)
     words = emitter.buffers[target.buffer].width
-    emitter.emit(
-        isa.Opcode.SOFTMAX, layer=operator.name, slice=emitter.slice(target, operator.output, row, rows, 0, words, 15), **parts
-    )
+    emitter.emit(isa.Opcode.SOFTMAX, layer=operator.name, slice=emitter.slice(target, operator.output, row, rows, 0, words, 15), **parts)
 
 
 def _norm(emitter: Emitter, operator: LayerNorm) -> None:

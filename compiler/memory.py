@@ -67,7 +67,7 @@ def place(
     *,
     timed: bool,
 ) -> dict[str, Buffer]:
-    """Addresses in the first ``banks`` banks, largest buffer first, each where it costs least.
+    """Addresses in the first ``banks`` banks, largest buffer first, each where it costs least or, unless ``timed``, as low as possible.
 
     lifetimes : by buffer name; buffers alive together do not overlap. apart : pairs that must have no bank in common.
     costs : estimated cycles lost when a pair shares a bank. Raises :class:`DoesNotFit`.
@@ -111,5 +111,7 @@ def place(
                 options.append((price, len(banks_of(buffer, address)), address))
         if not options:
             raise DoesNotFit
-        placed[buffer.name] = replace(buffer, address=min(options)[2])
+        # Without time to spare the memory is packed from its beginning.
+        best = min(options) if timed else min(options, key=lambda option: option[2])
+        placed[buffer.name] = replace(buffer, address=best[2])
     return placed

@@ -120,10 +120,19 @@ class Instruction:
     slice: TensorSlice | None = None
     anchors: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
+    @property
+    def header(self) -> dict[str, int]:
+        """Fields of :data:`..hw.isa.HEADER`."""
+        return {"opcode": self.opcode.value, "queue": self.queue.value, "wait": self.wait, "give": self.give}
+
+    @property
+    def values(self) -> dict[str, int]:
+        """Fields of header and body by name, as the timing model takes them; fields that are not set are 0."""
+        return {**self.header, **{name: self.fields.get(name, 0) for name, _ in isa.BODIES[self.opcode]}}
+
     def word(self) -> int:
         """The 384-bit instruction."""
-        header = {"opcode": self.opcode.value, "queue": self.queue.value, "wait": self.wait, "give": self.give}
-        return isa.pack(isa.HEADER, header) | isa.pack(isa.BODIES[self.opcode], self.fields) << isa.HEADER.size
+        return isa.pack(isa.HEADER, self.header) | isa.pack(isa.BODIES[self.opcode], self.fields) << isa.HEADER.size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +235,8 @@ class Program:
         """Memory plan and instruction counts as plain text."""
         config = self.config
         lines = [
-            f"{self.name} on {config.lanes} lanes: {len(self.instructions)} of {config.program_depth} instructions, "
-            f"{self.memory_words * config.lanes} bytes of external memory",
+            f"{self.name} on {config.lanes} lanes: {len(self.instructions)} of {config.program_depth} instructions",
+            f"external memory: {self.memory_words * config.lanes} bytes",
             f"scratchpad: {config.banks} banks of {config.bank_words * config.lanes} bytes",
             f"{'bank':<6}{'address':>8}{'bytes':>10}  buffer",
         ]
@@ -269,9 +278,7 @@ def token_sources(instructions: list[Instruction]) -> list[tuple[int, ...]]:
     return sources
 
 
-def expected_words(
-    program: Program, instruction: Instruction, tensors: Mapping[str, NDArray]
-) -> dict[int, tuple[bytes, bytes]]:
+def expected_words(program: Program, instruction: Instruction, tensors: Mapping[str, NDArray]) -> dict[int, tuple[bytes, bytes]]:
     """What ``instruction`` must have written: scratchpad address to (L bytes, mask), mask byte 0 where anything is allowed.
 
     tensors : by name (rows, groups * channels), one image of :func:`..model.golden.run`.

@@ -80,7 +80,9 @@ class _Queue:
 
 
 def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[Instruction]:
-    """The program with ``wait`` and ``give`` set, and a SYNC wherever an array instruction needs the end of an earlier one that is not the last.
+    """The program with ``wait`` and ``give`` set.
+
+    A SYNC comes in wherever an array instruction needs the end of an earlier one that is not the last.
 
     Each queue runs in order. An instruction waits for the latest one that it needs in each other queue, unless what it waits for anyway
     ended after that one.

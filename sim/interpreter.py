@@ -38,8 +38,8 @@ class _Queue:
 class Interpreter:
     """The memories of a core, and its instructions as functions on them.
 
-    Instructions are decoded from their 384 bits; the operators are those of the golden model. An instruction reads everything when it starts
-    and writes everything when it ends, and what is possible next is chosen at random: a missing token shows as a wrong result.
+    Instructions are decoded from their 384 bits; the operators are those of the golden model. An instruction reads everything when it
+    starts and writes everything when it ends, and what is possible next is chosen at random: a missing token shows as a wrong result.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class Interpreter:
             tiles = tiles.swapaxes(2, 3)
         weight = np.ascontiguousarray(tiles.swapaxes(1, 2)).reshape(n_tiles * lanes, k_tiles * lanes)
         if f["mode"] == isa.Mode.LOG2.value:
-            acc = log2_matmul(moving.view(np.uint8) & 15, weight.T)
+            acc = log2_matmul(moving.view(np.uint8) & np.uint8(15), weight.T)
         else:
             acc = int8_matmul(moving, weight)
         result = self._epilogue(f, acc)
@@ -217,12 +217,13 @@ class Interpreter:
         planes = self.memories[isa.Target.NORM_CONSTANTS][first : first + f["words"] * isa.NORM_BYTES]
         bytes_of = np.ascontiguousarray(planes.reshape(-1, isa.NORM_BYTES, lanes).swapaxes(1, 2)).reshape(-1, isa.NORM_BYTES)
         records = _unpack_records(isa.NORM_RECORD, bytes_of)
-        parts = records["alpha"].astype(np.uint8), records["gain"].astype(np.int32), records["offset"].astype(np.int32)
+        alpha, gain = records["alpha"].astype(np.uint8)[:channels], records["gain"].astype(np.int32)[:channels]
+        offset = records["offset"].astype(np.int32)
         # The statistics run over all lanes: padding lanes hold the zero point. Only their output is the offset alone.
         if np.any(source[:, channels:] != f["zero"]):
             raise RuntimeError("padding of a LayerNorm input is not its zero point")
-        result = layer_norm(np.ascontiguousarray(source[:, :channels]), f["zero"], *(part[:channels] for part in parts), f["epsilon"])
-        padding = ((parts[2][channels:].astype(np.int64) + 512) >> 10).astype(np.int8)
+        result = layer_norm(np.ascontiguousarray(source[:, :channels]), f["zero"], alpha, gain, offset[:channels], f["epsilon"])
+        padding = ((offset[channels:] + 512) >> 10).astype(np.int8)
         words = np.concatenate([result, np.tile(padding, (f["rows"], 1))], axis=1)
         return [(self.scratchpad, addresses, np.ascontiguousarray(words).view(np.uint8).reshape(-1, lanes))]
 
