@@ -106,7 +106,7 @@ def compare_values(program: Program, trace: Trace, tensors: Mapping[str, NDArray
             expected = expected_words(program, instruction, tensors)
             mine = trace.writes[queue][position : position + len(expected)]
             position += len(expected)
-            compared += part.rows * np.count_nonzero(_columns(program, part))
+            compared += part.rows * int(np.count_nonzero(_columns(program, part)))
             mismatches += _locate(program, part, expected, _wrong_words(expected, mine), run)
     return compared, mismatches
 
