@@ -146,10 +146,19 @@ class CoreConfig:
         return replace(self, **changes)
 
 
+#: What fits the block RAM of an LFE5U-85F together with the weights of digits_vit.
+_LFE5U_85F = CoreConfig(
+    lanes=8,
+    scratchpad_bytes=64 << 10,
+    constant_channels=1024,
+    norm_channels=512,
+    program_depth=256,
+    memory_bytes_per_cycle=8,
+)
 #: Named configurations. Each board of ``boards/`` has a preset of its name.
 PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes in LANES} | {
-    "ulx3s-85f": CoreConfig(lanes=8, scratchpad_bytes=64 << 10, constant_channels=1024, norm_channels=512, program_depth=256, memory_bytes_per_cycle=8),
-    "ecpix5-85f": CoreConfig(lanes=8, scratchpad_bytes=64 << 10, constant_channels=1024, norm_channels=512, program_depth=256, memory_bytes_per_cycle=8),
+    "ulx3s-85f": _LFE5U_85F,
+    "ecpix5-85f": _LFE5U_85F,
     "icebreaker": CoreConfig(
         lanes=4,
         scratchpad_bytes=32 << 10,

@@ -106,7 +106,13 @@ class Core(wiring.Component):
 
     def _connect_memories(self, m: Module, scratchpad, load, array, rows, store) -> None:
         """Scratchpad ports, constants and tables, and the external memory."""
-        readers = {"moving": array.moving, "stationary": array.stationary, "residual": array.residual, "rows": rows.read, "store": store.read}
+        readers = {
+            "moving": array.moving,
+            "stationary": array.stationary,
+            "residual": array.residual,
+            "rows": rows.read,
+            "store": store.read,
+        }
         writers = {"load": load.write, "epilogue": array.output, "rows": rows.write}
         for index, name in enumerate(READERS):
             connect(m, client=readers[name], scratchpad=scratchpad.reads[index])

@@ -2,12 +2,12 @@
 
 from amaranth import *
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from . import isa
 from .config import CoreConfig
+from .ram import Ram
 
 __all__ = ["READERS", "READ_LATENCY", "WRITERS", "ReadPort", "Scratchpad", "WritePort"]
 
@@ -73,8 +73,7 @@ class Scratchpad(wiring.Component):
 
     A request is routed to its bank and registered, the bank is read, and the bank's word is selected and registered. Each bank does one
     read and one write a cycle. A write enabled in cycle t is seen by reads enabled in cycle t + 1 and later; a read of the same address
-    in the same cycle t has an undefined result: programs order such accesses by tokens. So banks need no collision logic, and
-    ``no_rw_check`` tells synthesis.
+    in the same cycle t has an undefined result: programs order such accesses by tokens. So banks need no collision logic.
 
     Latency: ``latency`` cycles from ``enable`` to ``data``.
     Throughput: a word per client and cycle while clients of a kind use different banks.
@@ -131,9 +130,8 @@ class Scratchpad(wiring.Component):
     def _bank(self, m, index):
         """One bank with its request registers; returns the word that it reads, and whether clients meet in it."""
         shape = data.ArrayLayout(signed(8), self.config.lanes)
-        attrs = {"ram_style": "block", "no_rw_check": 1}
-        m.submodules[f"bank_{index}"] = memory = Memory(shape=shape, depth=self.config.bank_words, init=[], attrs=attrs)
-        read, write = memory.read_port(), memory.write_port()
+        m.submodules[f"bank_{index}"] = memory = Ram(shape=shape, depth=self.config.bank_words)
+        read, write = memory.read, memory.write
         reads, writes = (
             Cat(port.enable & (port.address[len(read.addr) :] == index) for port in clients) for clients in (self.reads, self.writes)
         )

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from . import isa
 from .config import CoreConfig
+from .ram import Ram
 
 __all__ = ["ProgramWrite", "QueuePort", "Sequencer"]
 
@@ -133,9 +134,8 @@ class _Dispatcher(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         # Program writes and reads never meet: no write while the program runs.
-        attrs = {"ram_style": "block", "no_rw_check": 1}
-        m.submodules.program = program = Memory(shape=isa.INSTRUCTION_BITS, depth=self.depth, init=[], attrs=attrs)
-        write, read = program.write_port(granularity=32), program.read_port()
+        m.submodules.program = program = Ram(shape=isa.INSTRUCTION_BITS, depth=self.depth, granularity=32)
+        write, read = program.write, program.read
         m.d.comb += [
             write.addr.eq(self.program_write.index),
             write.data.eq(self.program_write.data.replicate(isa.INSTRUCTION_WORDS)),

@@ -5,6 +5,8 @@ import os
 from amaranth.back import verilog
 from amaranth.lib import wiring
 
+from .ram import RAM_SOURCE
+
 __all__ = ["to_verilog"]
 
 
@@ -12,7 +14,9 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     """Verilog of ``component`` as module ``name``.
 
     Ports are the flattened signature (``i__payload``, structs as one vector, field 0 in the least significant bits) and ``clk``, ``rst``.
-    The text depends on the component alone: no source locations, and always the Yosys that is bundled with Amaranth.
+    The module of :class:`.ram.Ram` is included where it is used. The text depends on the component alone: no source locations, and always
+    the Yosys that is bundled with Amaranth.
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
-    return verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+    text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+    return text + RAM_SOURCE.read_text() if "vitloom_ram" in text else text

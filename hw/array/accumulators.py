@@ -1,15 +1,16 @@
 """Accumulator memories under the array's columns."""
 
 from itertools import pairwise
+from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..arith import delay
 from ..config import CoreConfig
+from ..ram import Ram
 
 __all__ = ["AccumulatorControl", "Accumulators", "ResultRead"]
 
@@ -40,7 +41,7 @@ class Accumulators(wiring.Component):
     comes again that many cycles later or later. A result may be read (``read.enable``) from ``RESULT_LATENCY`` + L - 1 cycles after its
     control word on, all columns at once; data come ``READ_LATENCY`` cycles after the enable. Throughput: a row a cycle, and a read a cycle.
 
-    Neither memory is read and written at one address in one cycle when these rules are kept, so both rely on ``-no-rw-check``.
+    Neither memory is read and written at one address in one cycle when these rules are kept, as :class:`..ram.Ram` demands.
 
     Parameters
     ----------
@@ -52,6 +53,10 @@ class Accumulators(wiring.Component):
     sums : ``In(ArrayLayout(signed(config.sum_bits), L))``
     read : ``In(ResultRead(config))``
     """
+
+    control: Any
+    sums: data.View
+    read: Any
 
     ACCUMULATE_LATENCY = 4
     RESULT_LATENCY = 4
@@ -77,10 +82,10 @@ class Accumulators(wiring.Component):
         m.d.sync += [later.eq(earlier) for earlier, later in pairwise(control)]
         for c in range(lanes):
             m.submodules[f"column_{c}"] = column = Module()
-            column.submodules.totals = totals = Memory(shape=signed(32), depth=rows, init=[])
-            column.submodules.results = results = Memory(shape=signed(32), depth=rows, init=[])
-            fetch, store = totals.read_port(), totals.write_port()
-            read, write = results.read_port(), results.write_port()
+            column.submodules.totals = totals = Ram(shape=signed(32), depth=rows)
+            column.submodules.results = results = Ram(shape=signed(32), depth=rows)
+            fetch, store = totals.read, totals.write
+            read, write = results.read, results.write
             before, total = (Signal(signed(32), name=name, reset_less=True) for name in ("before", "total"))
             sum_q = delay(column, self.sums[c], 2, name="sum")
             column.d.comb += [fetch.en.eq(control[c].valid), fetch.addr.eq(control[c].row)]

@@ -21,8 +21,8 @@ class Drain(wiring.Component):
     """Third part of the array engine: row by row, group by group, while the last pass of the tile may still be running.
 
     A tile whose last pass begins in cycle s is drained from cycle ``max(s + delay(config), end of the drain before)`` on, for
-    ``rows * period`` cycles, the period of a row being L/E (form raw: 4, one word a cycle). The last word is written ``tail(config)`` cycles after the
-    last of them, and ``done`` follows in the next cycle.
+    ``rows * period`` cycles, the period of a row being L/E (form raw: 4, one word a cycle). The last word is written ``tail(config)``
+    cycles after the last of them, and ``done`` follows in the next cycle.
 
     The result memory has one row for each row of the tile, so the next last pass may begin only when it cannot overtake the reading of
     this one: no tile is waiting and at most min(M, M of the next) cycles are left (``ready``).
@@ -118,7 +118,7 @@ class Drain(wiring.Component):
         return m
 
     def _feed_epilogue(self, m: Module, tile: data.View, valid: Value, phase: Value, raw: Value) -> None:
-        """Hold the row that arrives and give E accumulators of it at a time, with their settings, ``READ_LATENCY`` + 1 cycles after their drain cycle."""
+        """Hold the row that arrives and give E accumulators of it at a time, ``READ_LATENCY`` + 1 cycles after their drain cycle."""
         lanes, groups = self.config.epilogue_lanes, self.config.groups
         sums = Signal(data.ArrayLayout(signed(32), self.config.lanes), reset_less=True)
         residuals = Signal(data.ArrayLayout(signed(8), self.config.lanes), reset_less=True)

@@ -1,5 +1,7 @@
 """Weight-stationary systolic array that changes its tile without a bubble."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -57,6 +59,10 @@ class MacArray(wiring.Component):
     sums : ``Out(ArrayLayout(signed(config.sum_bits), L))``
     """
 
+    moving: Any
+    stationary: Any
+    sums: data.View
+
     def __init__(self, config: CoreConfig) -> None:
         self.config = config
         self.latency = array_latency(config.lanes)
@@ -112,11 +118,10 @@ def _operand(byte: Value, is_log2: Value) -> Value:
 
 def _skew(m: Module, name: str, word: data.View) -> list[Value]:
     """The bytes of ``word``, byte i after i registers."""
-    skewed, rest = [], list(word)
-    for cycle in range(1, len(rest) + 1):
-        skewed.append(rest[0])
-        if rest := rest[1:]:
-            register = Signal(data.ArrayLayout(signed(8), len(rest)), name=f"{name}_{cycle}", reset_less=True)
-            m.d.sync += register.eq(Cat(*rest))
-            rest = list(register)
+    skewed, lanes = [word[0]], len(word)
+    for cycle in range(1, lanes):
+        later = Signal(data.ArrayLayout(signed(8), lanes - cycle), name=f"{name}_{cycle}", reset_less=True)
+        m.d.sync += later.eq(word.as_value()[8:])
+        word = later
+        skewed.append(word[0])
     return skewed

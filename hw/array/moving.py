@@ -28,8 +28,9 @@ ResultTile = data.StructLayout(
 class MovingStream(wiring.Component):
     """Second part of the array engine: for each tile, reads rows 0 .. M - 1 of the moving operand, one a cycle.
 
-    Tile t begins in cycle ``s(t) = max(f(t) + L, s(t - 1) + max(M, L))`` with f(t) from :class:`.fetch.StationaryFetch` and M the rows of tile
-    t - 1; the last pass over k waits for ``drain_ready`` besides. The body is taken in the last cycle of the instruction before, or when there is none.
+    Tile t begins in cycle ``s(t) = max(f(t) + L, s(t - 1) + max(M, L))`` with f(t) from :class:`.fetch.StationaryFetch` and M the rows of
+    tile t - 1; the last pass over k waits for ``drain_ready`` besides. The body is taken in the last cycle of the instruction before, or
+    when there is none.
 
     Parameters
     ----------

@@ -2,15 +2,15 @@
 
 from amaranth import *
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from .. import isa
 from ..arith import delay
 from ..config import CoreConfig
+from ..ram import Ram
 from ..scratchpad import WritePort
-from .lane import BLOCK_RAM, Lane, TableWrite, settings_layout
+from .lane import Lane, TableWrite, settings_layout
 
 __all__ = ["Epilogue", "GroupPort", "Packer"]
 
@@ -160,8 +160,8 @@ class Epilogue(wiring.Component):
     def _constants(self, m: Module) -> data.View:
         """Records of the group ``i.constant``, two cycles later: memory and a register."""
         word = data.ArrayLayout(signed(8), self.config.lanes)
-        m.submodules.memory = memory = Memory(shape=data.ArrayLayout(word, self.words), depth=self.rows, init=[], attrs=BLOCK_RAM)
-        read, write = memory.read_port(), memory.write_port(granularity=1)
+        m.submodules.memory = memory = Ram(shape=data.ArrayLayout(word, self.words), depth=self.rows, granularity=word.size)
+        read, write = memory.read, memory.write
         word_bits = ceil_log2(self.words)
         m.d.comb += [
             read.addr.eq(self.i.constant),

@@ -1,21 +1,16 @@
 """One lane of the epilogue: an accumulator to an int8, or to an int32 logit."""
 
-from typing import Any
-
 from amaranth import *
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
 from ..arith import delay, saturate
 from ..config import CoreConfig
+from ..ram import Ram
 
-__all__ = ["BLOCK_RAM", "Lane", "TableWrite", "settings_layout"]
-
-#: Block memory, and no logic for a read and a write of one address in one cycle, which never matters here.
-BLOCK_RAM: dict[str, Any] = {"ram_style": "block", "no_rw_check": 1}
+__all__ = ["Lane", "TableWrite", "settings_layout"]
 
 
 def settings_layout(config: CoreConfig) -> data.StructLayout:
@@ -145,8 +140,8 @@ class Lane(wiring.Component):
     def _look_up(self, m: Module, address: Value) -> Value:
         """The int8 at ``address`` of the tables, one cycle later."""
         depth = self.config.tables * isa.TABLE_ENTRIES
-        m.submodules.tables = tables = Memory(shape=signed(8), depth=depth, init=[], attrs=BLOCK_RAM)
-        read, write = tables.read_port(), tables.write_port()
+        m.submodules.tables = tables = Ram(shape=signed(8), depth=depth)
+        read, write = tables.read, tables.write
         m.d.comb += [
             read.addr.eq(address),
             write.addr.eq(self.table.address),

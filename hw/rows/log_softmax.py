@@ -15,7 +15,8 @@ from amaranth.utils import ceil_log2
 from .. import isa
 from ..arith import delay
 from ..config import CoreConfig
-from ..epilogue.lane import BLOCK_RAM, TableWrite
+from ..epilogue.lane import TableWrite
+from ..ram import BLOCK_RAM
 from .pipeline import normalize, normalize_latency, reduce_latency, reduce_row, register
 from .row_buffer import RowBuffer
 

@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2
 from .. import isa
 from ..arith import delay
 from ..config import CoreConfig
-from ..epilogue.lane import BLOCK_RAM
+from ..ram import BLOCK_RAM
 from ..scratchpad import WritePort
 
 __all__ = ["NormConstants"]

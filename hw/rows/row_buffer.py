@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from ..arith import delay
-from ..epilogue.lane import BLOCK_RAM
+from ..ram import BLOCK_RAM
 
 __all__ = ["RowBuffer"]
 
