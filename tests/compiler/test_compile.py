@@ -1,0 +1,180 @@
+"""Programs for small transformers of awkward sizes: executed instruction by instruction, every word they write is the golden model's."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vitloom.compiler import compile_network, expected_words, pack_input, unpack_output
+from vitloom.compiler.check import check
+from vitloom.hw import isa
+from vitloom.hw.config import CoreConfig
+from vitloom.model import golden
+from vitloom.model.float_vit import ViTConfig, random_state
+from vitloom.model.quantize import quantize, untrained_network
+from vitloom.sim.interpreter import Interpreter
+
+SMALL = ViTConfig(img_size=12, patch_size=3, in_chans=3, num_classes=7, embed_dim=20, depth=2, num_heads=2, mean=(0.5,), std=(0.5,))
+SHAPES = {
+    "two heads of 10": SMALL,
+    "one head": replace(SMALL, num_heads=1, depth=1),
+    "five heads and two outputs": replace(SMALL, num_heads=5, distilled=True, num_classes=18),
+    "37 tokens": replace(SMALL, img_size=18, embed_dim=24, num_heads=3),
+}
+
+
+def quantized(shape: ViTConfig):
+    noise = np.random.default_rng(0).integers(0, 256, (2, shape.in_chans, shape.img_size, shape.img_size), dtype=np.uint8)
+    return quantize(shape, random_state(shape, 1), noise, name="small", origin="random")
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict:
+    return {name: quantized(shape) for name, shape in SHAPES.items()}
+
+
+@pytest.fixture(scope="module")
+def network(networks):
+    return networks["two heads of 10"]
+
+
+def image_of(network) -> np.ndarray:
+    form = network.image
+    return np.random.default_rng(3).integers(0, 256, (1, form.channels, form.size, form.size), dtype=np.uint8)
+
+
+def assert_runs_as_golden(network, program, seeds) -> None:
+    """In the order of the program and in random ones: logits, every word that an instruction writes, no element of a tensor left out."""
+    images = image_of(network)
+    tensors = {name: tensor[0] for name, tensor in golden.run(network, images).items()}
+    written = {name: np.zeros(layout.rows * layout.tiles, int) for name, layout in program.layouts.items()}
+
+    def compare(index: int) -> None:
+        instruction = program.instructions[index]
+        for address, (word, mask) in expected_words(program, instruction, tensors).items():
+            care = np.frombuffer(mask, np.uint8)
+            found = interpreter.scratchpad[address] & care
+            np.testing.assert_array_equal(found, np.frombuffer(word, np.uint8) & care, err_msg=f"{index}: {instruction}")
+        if (part := instruction.slice) is not None:
+            size, layout = program.layouts[part.tensor].column_bytes, program.layouts[part.tensor]
+            tiles = np.arange(part.word // size, (part.word + part.words) // size)
+            written[part.tensor][(np.arange(part.row, part.row + part.rows)[:, None] * layout.tiles + tiles).ravel()] += 1
+
+    for seed in seeds:
+        interpreter = Interpreter(program, compare)
+        logits = interpreter.run(golden.patches(network.image, images)[0], seed)
+        assert set(logits) == set(network.outputs)
+        for name in network.outputs:
+            np.testing.assert_array_equal(logits[name], tensors[name])
+    for name, counts in written.items():
+        used = counts.reshape(program.layouts[name].rows, -1)
+        assert used.max() == len(seeds), name
+        assert (used.min(1) == used.max(1)).all(), name
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 12, 16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_written_word_is_the_golden_one(networks, shape, lanes):
+    network = networks[shape]
+    assert_runs_as_golden(network, compile_network(network, CoreConfig(lanes=lanes)), [None, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scratchpad_bytes": 8 << 10},
+        {"accumulator_rows": 8},
+        {"constant_channels": 32},
+        {"queue_depth": 2, "banks": 4},
+        {"memory_bytes_per_cycle": 1, "epilogue_lanes": 8},
+        {"banks": 16},
+    ],
+    ids=str,
+)
+def test_small_memories_change_the_program_but_not_its_results(network, settings):
+    config = CoreConfig(lanes=8, **settings)
+    program = compile_network(network, config)
+    assert_runs_as_golden(network, program, [None, 0, 1, 2])
+
+
+def test_rows_are_cut_where_accumulators_are_few(network):
+    program = compile_network(network, CoreConfig(lanes=8, accumulator_rows=8))
+    rows = [i.fields["rows"] for i in program.instructions if i.opcode is isa.Opcode.MATMUL]
+    assert max(rows) <= 8
+
+
+def test_instructions_survive_their_encoding(network):
+    program = compile_network(network, CoreConfig(lanes=8))
+    words = program.words()
+    assert len(words) <= program.config.program_depth
+    for instruction, word in zip(program.instructions, words, strict=True):
+        header = isa.unpack(isa.HEADER, word)
+        assert header == instruction.header
+        body = isa.unpack(isa.BODIES[instruction.opcode], word >> isa.HEADER.size)
+        assert {**header, **body} == instruction.values
+    assert program.instructions[-1].opcode is isa.Opcode.END
+    assert program.fingerprint == program.config.fingerprint
+
+
+def test_input_and_output_are_packed_in_their_layouts(network):
+    program = compile_network(network, CoreConfig(lanes=8))
+    patches = golden.patches(network.image, image_of(network))[0]
+    content = pack_input(program, patches)
+    assert len(content) == program.input_region[1] * 8
+    np.testing.assert_array_equal(program.layouts[network.input].unpack(content), patches)
+    logits = np.arange(-3, 4, dtype=np.int32)[None] * 100_000
+    name = network.outputs[0]
+    np.testing.assert_array_equal(unpack_output(program, name, program.layouts[name].pack(logits)), logits)
+    with pytest.raises(ValueError, match=r"the input is int8 of shape \(16, 27\), not int8 of shape \(15, 27\)"):
+        pack_input(program, patches[1:])
+
+
+def test_layers_count_every_mac_and_own_their_instructions(network):
+    program = compile_network(network, CoreConfig(lanes=8))
+    layers = {layer.name: layer for layer in program.layers}
+    qkv, qk, av = layers["blocks.0.attn.qkv"], layers["blocks.0.attn.qk"], layers["blocks.0.attn.av"]
+    assert (qkv.M, qkv.K, qkv.N, qkv.count, qkv.mode) == (17, 20, 60, 1, "int8")
+    assert (qk.M, qk.K, qk.N, qk.count, qk.mode) == (17, 10, 17, 2, "int8")
+    assert (av.M, av.K, av.N, av.count, av.mode) == (17, 17, 10, 2, "log2")
+    assert qk.lower_bound_cycles == 2 * 17 * 2 * 3
+    # q, k and v are padded head by head: 6 groups of 2 tiles.
+    assert qkv.lower_bound_cycles == 17 * 3 * 12
+    for layer in program.layers:
+        assert layer.instructions
+        assert all(program.instructions[index].layer == layer.name for index in layer.instructions)
+    macs = 16 * 27 * 20 + 2 * (17 * 20 * 60 + 4 * 17 * 10 * 17 + 17 * 20 * 20 + 2 * 17 * 20 * 80) + 20 * 7
+    assert sum(layer.macs for layer in program.layers) == macs
+
+
+def test_deit_tiny_reaches_the_published_tile_limit():
+    """4 947 552 cycles at L = 16: what the sum of the tiles of all its products takes."""
+    program = compile_network(untrained_network("deit_tiny"), CoreConfig())
+    assert program.lower_bound_cycles == 4_947_552
+    check(program)
+
+
+def test_the_description_lists_every_buffer_and_weight_chunk(network):
+    program = compile_network(network, CoreConfig(lanes=8))
+    text = program.describe()
+    for name in ("weights", "blocks.1.attn.qkv.weight", "patch_embed.residual", "input", *network.outputs):
+        assert f"  {name}" in text
+    loads = sum(i.opcode is isa.Opcode.LOAD and i.writes[0].buffer == "weights" for i in program.instructions)
+    assert len(text.partition("weight chunk")[2].splitlines()) == 1 + loads
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"scratchpad_bytes": 4096},
+            r"small needs a scratchpad of 8192 bytes in 8 banks; this configuration has 4096, 4096 too few",
+        ),
+        ({"program_depth": 64}, r"small takes a program of \d+ instructions; this configuration has program_depth 64"),
+        ({"modes": ("int8",)}, r"blocks.0.attn.av needs the operand mode log2; this core has int8"),
+        ({"norm_channels": 16}, r"blocks.0.norm1 has 24 channels; norm_channels allows 16"),
+        ({"banks": 2}, r"small does not fit in a scratchpad of 2 banks of any size; this configuration has \d+ bytes"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_reason(network, settings, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        compile_network(network, CoreConfig(lanes=8, **settings))
