@@ -58,12 +58,12 @@ class OutOfContext(wiring.Component):
         XOR of all output bits of the unit, some cycles later.
     """
 
-    i: In(1)
-    o: Out(1)
+    i: Signal
+    o: Signal
 
     def __init__(self, component: wiring.Component) -> None:
-        self.component = component
-        super().__init__()
+        self.component: Any = component
+        super().__init__({"i": In(1), "o": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
