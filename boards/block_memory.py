@@ -19,7 +19,7 @@ class BlockMemory(wiring.Component):
     either value, so the memory has no logic for that (``no_rw_check``): a program reads what it wrote after the write's response.
 
     Latency: ``latency`` cycles from an accepted read request to its first beat; the response follows a burst's last write beat by one.
-    Throughput: one beat a cycle each way; a read request is accepted in the cycle of the last beat's access, so bursts follow without a gap.
+    Throughput: one beat a cycle each way; a read request is accepted in the cycle of the last beat's access: bursts have no gap between.
 
     Parameters
     ----------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,14 +36,19 @@ _NETWORK = "digits_vit"
 def elaborate(config: CoreConfig, *, board: str | None, output: Path, preset: str, program: Program | None = None) -> list[Path]:
     """Write the folder ``output``, all of it or nothing; no tool of a vendor is run.
 
-    ``core.v`` is the core, ``configuration.json`` what it was made from, ``registers.md`` and ``instruction-set.md`` how a host talks to it.
+    ``core.v`` is the core, ``configuration.json`` what it was made from, ``registers.md`` and ``instruction-set.md`` how a host
+    talks to it.
     With ``program`` there are ``program.bin``, ``memory.bin`` and ``memory-plan.txt``. For a board, ``board/`` has a top around the core,
     constraints and ``build_top.sh``, which makes a bitstream.
 
     Parameters
     ----------
+    config : CoreConfig
+        Of the core.
     board : str or None
         A name in :data:`..boards.BOARDS`.
+    output : Path
+        A new or an empty folder, or one that this function wrote before.
     preset : str
         Where ``config`` comes from, for the record.
     program : Program or None
