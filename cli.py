@@ -93,7 +93,7 @@ def _add_elaborate(commands: argparse._SubParsersAction) -> None:
 def _add_synth(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("synth", help="resources and clock on an ECP5")
     _add_config(command)
-    command.add_argument("--unit", metavar="U", default="core", help=f"one of {', '.join(UNITS)} (default core)")
+    command.add_argument("--unit", metavar="U", default="core", choices=UNITS, help=f"one of {', '.join(UNITS)} (default core)")
     command.add_argument("--pnr", action="store_true", help="place and route, too")
     _add_json(command)
     command.set_defaults(run=_synth)

@@ -123,21 +123,23 @@ def print_report(content: Mapping[str, Any], file: TextIO) -> None:
 def _row(entry: Mapping[str, Any], measured: bool) -> list[str]:
     numbers = [str(entry[key]) for key in ("name", "op", "M", "K", "N", "count", "macs", "cycles")]
     share = f"{100 * entry['utilization']:.1f} %" if entry["macs"] else ""
-    return [*numbers, *([str(entry["cycles_rtl"])] if measured else []), share, entry["bound"]]
+    counted = ["-" if entry["cycles_rtl"] is None else str(entry["cycles_rtl"])] if measured else []
+    return [*numbers, *counted, share, entry["bound"]]
 
 
 def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO) -> None:
-    """A drawn table on a terminal, columns of plain text elsewhere. The first two columns and the last are text."""
+    """A drawn table on a terminal that is wide enough, else plain text in columns. The first two columns and the last are text."""
     left = [column < 2 or column == len(head) - 1 for column in range(len(head))]
-    if file.isatty():
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    console = Console(file=file)
+    if console.is_terminal and console.width >= sum(widths) + 3 * len(widths) + 1:
         table = Table(title=title)
         for name, is_left in zip(head, left, strict=True):
             table.add_column(name, justify="left" if is_left else "right")
         for row in rows:
             table.add_row(*row)
-        Console(file=file).print(table)
+        console.print(table)
         return
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     print(title, file=file)
     for row in (head, *rows):
         cells = [cell.ljust(w) if is_left else cell.rjust(w) for cell, w, is_left in zip(row, widths, left, strict=True)]

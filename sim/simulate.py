@@ -90,11 +90,11 @@ class SimulationResult:
         self.mismatches += mismatches[: max(0, _SHOWN - len(self.mismatches))]
 
     def content(self, *, preset: str) -> dict[str, Any]:
-        """As ``vitloom simulate --json`` writes it: the report, and what was measured."""
+        """As ``vitloom simulate --json`` writes it: the report, and what was measured; ``cycles_rtl`` is None when the run did not end."""
         content = report(self.program, preset=preset)
-        for layer, cycles in zip(content["layers"], self.layer_cycles, strict=False):
+        for layer, cycles in zip(content["layers"], self.layer_cycles or [None] * len(content["layers"]), strict=True):
             layer["cycles_rtl"] = cycles
-        content["total"]["cycles_rtl"] = self.cycles[0] if self.cycles else 0
+        content["total"]["cycles_rtl"] = self.cycles[0]
         names = ("bit_exact", "values_compared", "differences", "predictions", "labels", "cycles_per_second", "wall_seconds")
         return {**content, **{name: getattr(self, name) for name in names}, "mismatches": [asdict(entry) for entry in self.mismatches]}
 

@@ -8,37 +8,22 @@ import pytest
 from vitloom.compiler.compile import compile_network
 from vitloom.compiler.program import expected_words
 from vitloom.hw import isa
-from vitloom.hw.config import CoreConfig
 from vitloom.model import golden
-from vitloom.model.float_vit import ViTConfig, random_state
-from vitloom.model.quantize import quantize
 from vitloom.sim.sequencer_timing import Timing
 from vitloom.sim.trace import Trace, check_coverage, compare_outputs, compare_timing, compare_values, read_outputs
 
 LANES = 4
-CONFIG = CoreConfig(lanes=LANES, scratchpad_bytes=1 << 14, accumulator_rows=16, constant_channels=256, norm_channels=64, program_depth=128)
-VIT = ViTConfig(img_size=8, patch_size=4, in_chans=3, num_classes=7, embed_dim=12, depth=1, num_heads=3)
 ENGINES = {isa.Queue.ARRAY: "array", isa.Queue.ROWS: "rows"}
 
 
 @pytest.fixture(scope="module")
-def images():
-    return np.random.default_rng(3).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
+def program(tiny_network, tiny_config):
+    return compile_network(tiny_network, tiny_config(LANES))
 
 
 @pytest.fixture(scope="module")
-def network(images):
-    return quantize(VIT, random_state(VIT, 0), images, name="tiny", origin="random")
-
-
-@pytest.fixture(scope="module")
-def program(network):
-    return compile_network(network, CONFIG)
-
-
-@pytest.fixture(scope="module")
-def tensors(network, images):
-    return {name: tensor[0] for name, tensor in golden.run(network, images).items()}
+def tensors(tiny_network, tiny_images):
+    return {name: tensor[0] for name, tensor in golden.run(tiny_network, tiny_images).items()}
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +58,9 @@ def with_writes(trace, queue, writes):
     return replace(trace, writes={**trace.writes, queue: writes})
 
 
-def test_a_core_without_a_fault_is_found_equal_in_every_value(program, network, tensors, trace):
+def test_a_core_without_a_fault_is_found_equal_in_every_value(program, tiny_network, tensors, trace):
     compared, mismatches = compare_values(program, trace, tensors, 5)
-    loaded = tensors["patches"].size + sum(network.arrays[f"{constant.name}.value"].size for constant in network.constants)
+    loaded = tensors["patches"].size + sum(tiny_network.arrays[f"{constant.name}.value"].size for constant in tiny_network.constants)
     assert mismatches == []
     assert compared == sum(tensor.size for tensor in tensors.values()) - loaded
 
@@ -137,10 +122,10 @@ def test_a_missing_event_is_said(program, trace, model):
     assert said[0] == "0 instructions of queue STORE ended, the program has 1"
 
 
-def test_outputs_are_read_as_the_core_stored_them(program, network, tensors, tmp_path):
-    name = network.outputs[0]
+def test_outputs_are_read_as_the_core_stored_them(program, tiny_network, tensors, tmp_path):
+    name = tiny_network.outputs[0]
     words = program.layouts[name].pack(tensors[name])
-    beats = [words[i : i + CONFIG.port_bytes][::-1].hex() for i in range(0, len(words), CONFIG.port_bytes)]
+    beats = [words[i : i + LANES][::-1].hex() for i in range(0, len(words), LANES)]
     (tmp_path / "output_0.hex").write_text("\n".join(beats))
     outputs = read_outputs(tmp_path, program, 0)
     assert compare_outputs(outputs, tensors, 0) == (tensors[name].size, [])
