@@ -49,7 +49,7 @@ class Ram(wiring.Component):
         address = ceil_log2(depth)
         super().__init__(
             {
-                "read": Out(wiring.Signature({"en": In(1, init=1), "addr": In(address), "data": Out(shape)})),
+                "read": Out(wiring.Signature({"en": In(1), "addr": In(address), "data": Out(shape)})),
                 "write": In(wiring.Signature({"en": Out(self.width // self.granularity), "addr": Out(address), "data": Out(shape)})),
             }
         )

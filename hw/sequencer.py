@@ -152,7 +152,7 @@ class _Dispatcher(wiring.Component):
             with m.Case(isa.Opcode.SYNC):
                 m.d.comb += known.eq(1)
 
-        m.d.comb += read.addr.eq(index)
+        m.d.comb += [read.en.eq(1), read.addr.eq(index)]
         with m.FSM() as fsm:
             m.d.comb += self.running.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"):

@@ -29,20 +29,20 @@ class ArrayTiming:
         self.drain_start = self.drain_length = 0
         self.drain_rows = config.accumulator_rows
 
-    def accept(self, cycle: int, fields: Mapping[str, int]) -> tuple[int, int]:
+    def accept(self, cycle: int, instruction: Mapping[str, int]) -> tuple[int, int]:
         """Cycles in which a MATMUL offered from ``cycle`` on is accepted, and in which ``done`` comes."""
-        lanes, rows = self.config.lanes, fields["rows"]
-        raw = fields["form"] == isa.Form.RAW.value
+        lanes, rows = self.config.lanes, instruction["rows"]
+        raw = instruction["form"] == isa.Form.RAW.value
         length = rows * (4 if raw else self.config.groups)
         start = max(cycle, self.ready)
         handed = max(start + 1, self.streamed - 1)
         earliest_fetch, earliest_swap = start + 1, handed + 1
-        for _ in range(fields["n_tiles"]):
-            for k in range(fields["k_tiles"]):
+        for _ in range(instruction["n_tiles"]):
+            for k in range(instruction["k_tiles"]):
                 fetch = max(earliest_fetch, self.fetched, self.swapped)
                 self.fetched = fetch + lanes
                 swap = max(earliest_swap, self.fetched, self.streamed)
-                if k == fields["k_tiles"] - 1:
+                if k == instruction["k_tiles"] - 1:
                     swap = max(swap, self.drain_start + max(0, self.drain_length - min(rows, self.drain_rows)))
                     self.drain_start = max(swap + self.drain_delay, self.drain_start + self.drain_length)
                     self.drain_length, self.drain_rows = length, rows

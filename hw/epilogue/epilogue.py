@@ -164,6 +164,7 @@ class Epilogue(wiring.Component):
         read, write = memory.read, memory.write
         word_bits = ceil_log2(self.words)
         m.d.comb += [
+            read.en.eq(1),
             read.addr.eq(self.i.constant),
             write.addr.eq(self.constants.address[word_bits:]),
             write.en.eq(self.constants.enable << self.constants.address[:word_bits]),

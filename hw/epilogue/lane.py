@@ -143,6 +143,7 @@ class Lane(wiring.Component):
         m.submodules.tables = tables = Ram(shape=signed(8), depth=depth)
         read, write = tables.read, tables.write
         m.d.comb += [
+            read.en.eq(1),
             read.addr.eq(address),
             write.addr.eq(self.table.address),
             write.data.eq(self.table.data),
