@@ -203,7 +203,7 @@ class LoadEngine(wiring.Component):
         self._write(m, body, word, full & ~failed, last_part, bursts.begin)
         return m
 
-    def _check(self, m: Module, body: data.View, refused: enum.EnumView[Error]) -> None:
+    def _check(self, m: Module, body: data.View, refused: "enum.EnumView[Error]") -> None:
         """Why the instruction is refused, ``Error.NONE`` if it is not."""
         end = body.destination + body.words
         with m.Switch(body.target):
