@@ -1,0 +1,127 @@
+"""A whole network on the RTL: every value of every tensor, every start and end of every instruction."""
+
+import json
+
+import numpy as np
+import pytest
+
+from vitloom.compiler.compile import compile_network
+from vitloom.hw.config import preset
+from vitloom.model import golden
+from vitloom.model.networks import integer_network, samples
+from vitloom.sim import simulate as simulate_module
+from vitloom.sim.report import model_timings
+from vitloom.sim.simulate import simulate
+from vitloom.sim.trace import read_outputs
+
+
+def values_of(network, count):
+    """Values that the engines compute in ``count`` runs; the outputs are compared in the scratchpad and in external memory."""
+    loaded = {network.input: network.tensor(network.input).rows}
+    for constant in network.constants:
+        loaded[constant.output] = len(network.arrays[f"{constant.name}.value"])
+    inside = sum((t.rows - loaded.get(t.name, 0)) * t.groups * t.channels for t in network.tensors)
+    return count * (inside + sum(np.prod(network.tensor(name).shape) for name in network.outputs))
+
+
+@pytest.fixture(scope="module")
+def result(tiny_network, tiny_config, tiny_images):
+    return simulate(tiny_network, tiny_config(4), tiny_images, labels=[1, 2, 3])
+
+
+def test_every_value_and_every_cycle_agrees(result, tiny_network):
+    assert (result.mismatches, result.differences) == ([], [])
+    assert (result.bit_exact, result.agreed) == (True, True)
+    assert result.values_compared == values_of(tiny_network, 3)
+
+
+def test_the_predictions_are_the_golden_models(result, tiny_network, tiny_images):
+    np.testing.assert_array_equal(result.predictions, golden.predict(tiny_network, tiny_images))
+    assert result.labels == [1, 2, 3]
+
+
+def test_the_cycles_are_the_cores(result):
+    _, total = model_timings(result.program)
+    assert result.cycles == [total] * 3
+    assert sum(result.layer_cycles) == total
+    assert result.cycles_per_second > 0
+
+
+def test_the_json_is_the_report_with_what_was_measured(result):
+    content = json.loads(json.dumps(result.content(preset="tiny")))
+    assert content["total"]["cycles_rtl"] == content["total"]["cycles"]
+    assert [layer["cycles_rtl"] for layer in content["layers"]] == [layer["cycles"] for layer in content["layers"]]
+    names = {"bit_exact", "values_compared", "mismatches", "predictions", "labels", "cycles_per_second", "wall_seconds"}
+    assert names <= content.keys()
+
+
+@pytest.mark.parametrize("lanes", [4, 8])
+@pytest.mark.parametrize("seed", [1, 77, 4242])
+def test_stalls_of_the_memory_change_cycles_and_nothing_else(tiny_network, tiny_config, tiny_images, lanes, seed):
+    result = simulate(tiny_network, tiny_config(lanes), tiny_images[:2], plusargs=[f"stalls={seed}"])
+    _, total = model_timings(result.program)
+    assert result.bit_exact
+    assert result.values_compared == values_of(tiny_network, 2)
+    assert all(cycles > total for cycles in result.cycles)
+    assert f"run 0: the core counted {result.cycles[0]} cycles, the model says {total}" in result.differences
+    assert all("ran from cycle" in text or "cycles, the model" in text for text in result.differences)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lanes": 8},
+        {"lanes": 8, "memory_bytes_per_cycle": 2, "memory_latency": 3},
+        {"lanes": 4, "epilogue_lanes": 4, "memory_latency": 100},
+        {"lanes": 8, "epilogue_lanes": 4, "queue_depth": 2, "banks": 4},
+        {"lanes": 12, "scratchpad_bytes": 1 << 15},
+    ],
+)
+def test_other_cores_agree_as_well(tiny_network, tiny_config, tiny_images, changes):
+    result = simulate(tiny_network, tiny_config(**changes), tiny_images[:1])
+    assert (result.mismatches, result.differences) == ([], [])
+    assert result.values_compared == values_of(tiny_network, 1)
+
+
+def test_a_fault_in_the_parameters_is_found(tiny_network, tiny_config, tiny_images, monkeypatch):
+    """A core that computes with another weight than the golden model disagrees from that layer on."""
+    write_job = simulate_module.write_job
+
+    def corrupted(folder, program, inputs):
+        write_job(folder, program, inputs)
+        address, words = program.memory_plan["blocks.0.mlp.fc1.weight"]
+        lines = (folder / "memory.hex").read_text().split("\n")
+        for index in range(address, address + words):
+            lines[index] = f"{int(lines[index], 16) ^ 0x40404040:08x}"
+        (folder / "memory.hex").write_text("\n".join(lines))
+
+    monkeypatch.setattr(simulate_module, "write_job", corrupted)
+    result = simulate(tiny_network, tiny_config(4), tiny_images[:1])
+    assert not result.bit_exact
+    assert result.wrong > len(result.mismatches) == 20
+    assert {entry.tensor for entry in result.mismatches} == {"blocks.0.mlp.fc1"}
+    assert all(entry.got != entry.expected for entry in result.mismatches)
+    assert result.differences == []
+
+
+def test_a_run_that_stops_with_an_error_is_reported(tiny_network, tiny_config, tiny_images):
+    result = simulate(tiny_network, tiny_config(4), tiny_images[:2], plusargs=["error=40"])
+    assert not result.agreed
+    assert any("error MEMORY_READ" in text for text in result.differences)
+    assert result.content(preset="tiny")["layers"][0]["cycles_rtl"] is None
+
+
+def test_digits_on_eight_lanes():
+    """The trained network of the package classifies its samples on the RTL."""
+    network = integer_network("digits_vit")
+    images, labels = samples("digits_vit")
+    result = simulate(network, preset("l8"), images[:3], labels[:3])
+    assert (result.mismatches, result.differences) == ([], [])
+    assert result.values_compared == values_of(network, 3)
+    assert result.predictions == result.labels
+
+
+def test_outputs_have_the_memorys_byte_order(tiny_network, tiny_config, tmp_path):
+    program = compile_network(tiny_network, tiny_config(4))
+    (tmp_path / "output_0.hex").write_text("\n".join(f"{value & 0xFFFFFFFF:08x}" for value in (1, -2, 3, 4, 5, 6, 7, 0)))
+    np.testing.assert_array_equal(read_outputs(tmp_path, program, 0)["head"], [[1, -2, 3, 4, 5, 6, 7]])
