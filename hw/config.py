@@ -25,7 +25,8 @@ class CoreConfig:
     modes : tuple of str
         Operand modes of the array (:data:`MODES`).
     epilogue_lanes : int
-        E: accumulators that leave through the epilogue in a cycle: L/4, L/2 or L; 0 stands for L/4.
+        E: accumulators that leave through the epilogue in a cycle: L/4, L/2 or L; 0 stands for the least that hides behind a GEMM with
+        K = 64, the head dimension of ViT and DeiT: L**2/64, and L/4 at least.
     scratchpad_bytes : int
         Upper bound; a bank has the largest power of two of words that keeps all banks within it.
     banks : int
@@ -56,7 +57,7 @@ class CoreConfig:
     constant_channels: int = 4096
     norm_channels: int = 2048
     tables: int = 2
-    program_depth: int = 1024
+    program_depth: int = 2048
     queue_depth: int = 16
     memory_bytes_per_cycle: int = 16
     memory_latency: int = 30
@@ -65,7 +66,7 @@ class CoreConfig:
         if self.lanes not in LANES:
             raise ValueError(f"lanes must be one of {', '.join(map(str, LANES))}, not {self.lanes}")
         if self.epilogue_lanes == 0:
-            object.__setattr__(self, "epilogue_lanes", self.lanes // 4)
+            object.__setattr__(self, "epilogue_lanes", max(self.lanes // 4, self.lanes**2 // 64))
         if self.epilogue_lanes not in (self.lanes // 4, self.lanes // 2, self.lanes):
             raise ValueError(f"epilogue_lanes must be a quarter, half or all of {self.lanes} lanes, not {self.epilogue_lanes}")
         unknown = [mode for mode in self.modes if mode not in MODES]
