@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
-from .boards import BOARDS
+from .boards import BOARDS, find_board
 from .boards.elaborate import elaborate
 from .boards.synth import UNITS, synth, table
 from .compiler.compile import compile_network
@@ -84,7 +84,7 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
 
 def _add_elaborate(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("elaborate", help="Verilog of a core and what goes with it")
-    _add_config(command)
+    _add_config(command, or_board=True)
     command.add_argument("--board", metavar="B", help=f"a project for this board: {', '.join(BOARDS)}")
     command.add_argument("-o", dest="output", metavar="DIR", type=Path, required=True, help="folder to write")
     command.set_defaults(run=_elaborate)
@@ -113,8 +113,9 @@ def _add_network(command: argparse.ArgumentParser) -> None:
     command.add_argument("network", metavar="NET", help="name of a network, or a quantised network's file")
 
 
-def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--preset", metavar="P", required=True, help=f"configuration: {', '.join(PRESETS)}")
+def _add_config(command: argparse.ArgumentParser, *, or_board: bool = False) -> None:
+    otherwise = " (default: that of the board)" if or_board else ""
+    command.add_argument("--preset", metavar="P", required=not or_board, help=f"configuration: {', '.join(PRESETS)}{otherwise}")
     command.add_argument("--set", dest="settings", metavar="FIELD=VALUE", action="append", default=[], help="override a field of it")
 
 
@@ -158,8 +159,13 @@ def _simulate(given: argparse.Namespace) -> int:
 
 
 def _elaborate(given: argparse.Namespace) -> int:
-    config = preset(given.preset, given.settings)
-    for path in elaborate(config, board=given.board, output=given.output, preset=given.preset):
+    name = given.preset or given.board
+    if name is None:
+        raise ValueError("elaborate takes --preset, --board or both")
+    if given.board is not None:
+        find_board(given.board)
+    config = preset(name, given.settings)
+    for path in elaborate(config, board=given.board, output=given.output, preset=name):
         print(path)
     return 0
 
