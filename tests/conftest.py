@@ -8,7 +8,7 @@ from vitloom.model.float_vit import ViTConfig, random_state
 from vitloom.model.quantize import quantize
 
 TINY_VIT = ViTConfig(img_size=8, patch_size=4, in_chans=3, num_classes=7, embed_dim=12, depth=1, num_heads=3)
-TINY_CORE = {"scratchpad_bytes": 1 << 14, "accumulator_rows": 16, "constant_channels": 256, "norm_channels": 64, "program_depth": 64}
+TINY_CORE = {"scratchpad_bytes": 1 << 14, "accumulator_rows": 16, "constant_channels": 256, "norm_channels": 64, "program_depth": 128}
 
 
 @pytest.fixture(scope="session")
