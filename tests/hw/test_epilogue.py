@@ -148,7 +148,7 @@ async def present(dut, config, rows, rng, idle):
     return words, cycles, wanted
 
 
-@cocotb.test(timeout_time=10, timeout_unit="ms")
+@cocotb.test(timeout_time=1, timeout_unit="ms")
 @cocotb.parametrize(idle=[0.0, 0.5])
 async def all_forms_mixed(dut, idle):
     config_ = config(*map(int, os.environ["LANES"].split()))

@@ -115,7 +115,7 @@ def expected_writes(config, content, target, memory, words, destination):
     return writes
 
 
-@cocotb.test(timeout_time=10, timeout_unit="ms")
+@cocotb.test(timeout_time=1, timeout_unit="ms")
 @cocotb.parametrize(stall=[0.0, 0.3])
 async def loads(dut, stall):
     """LOADs of all targets and lengths, one right after the other."""
@@ -144,7 +144,7 @@ async def loads(dut, stall):
     assert {count for _, count in memory.requests} >= {config_.beats, MAX_BURST}
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=200, timeout_unit="us")
 async def refused_loads(dut):
     """Instructions that must not do anything, and a good one after each."""
     config_, rng = from_environment(), np.random.default_rng(cocotb.RANDOM_SEED)
@@ -168,7 +168,7 @@ async def refused_loads(dut):
     assert [cycle for cycle, name, _ in pulses if name == "error"] == [cycle + 1 for cycle in starts[::2]]
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=200, timeout_unit="us")
 @cocotb.parametrize(target=[Target.SCRATCHPAD, Target.EXP_TABLE], stall=[0.0, 0.3])
 async def a_read_error_ends_the_writes(dut, target, stall):
     config_, rng = from_environment(), np.random.default_rng(cocotb.RANDOM_SEED)
@@ -186,7 +186,7 @@ async def a_read_error_ends_the_writes(dut, target, stall):
     assert of(pulses, *PORTS.values()) == expected
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=200, timeout_unit="us")
 @cocotb.parametrize(wait=[0, 1, 2, 30, 70])
 async def a_cancelled_load_leaves_no_beats_behind(dut, wait):
     """Cancelled ``wait`` cycles after its start; the next LOAD gets its own words."""
@@ -238,7 +238,7 @@ def stored(config, content, words, jobs):
     return content
 
 
-@cocotb.test(timeout_time=10, timeout_unit="ms")
+@cocotb.test(timeout_time=1, timeout_unit="ms")
 @cocotb.parametrize(stall=[0.0, 0.3])
 async def stores(dut, stall):
     config_, rng, memory, pulses, words = await prepare_store(dut, stall)
@@ -260,7 +260,7 @@ async def stores(dut, stall):
         assert starts[1:] == dones[:-1]
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=200, timeout_unit="us")
 async def refused_stores(dut):
     config_, _, memory, pulses, words = await prepare_store(dut, 0.0)
     size = config_.scratchpad_words
@@ -277,7 +277,7 @@ async def refused_stores(dut):
     assert memory.requests == [(BASE + 3 * config_.beats, 2 * config_.beats)] * len(bad)
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=200, timeout_unit="us")
 @cocotb.parametrize(stall=[0.0, 0.3], burst=[0, 1, 2])
 async def a_write_error_is_reported_once_and_without_done(dut, stall, burst):
     errors = [BASE + burst * MAX_BURST + beat for beat in (5, 6)]
@@ -292,7 +292,7 @@ async def a_write_error_is_reported_once_and_without_done(dut, stall, burst):
     assert memory.content == expected
 
 
-@cocotb.test(timeout_time=1, timeout_unit="ms")
+@cocotb.test(timeout_time=200, timeout_unit="us")
 @cocotb.parametrize(wait=[0, 1, 2, 40])
 async def a_cancelled_store_keeps_the_port_in_order(dut, wait):
     config_, _, memory, pulses, words = await prepare_store(dut, 0.0)
