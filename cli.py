@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
-from .boards import BOARDS, find_board
+from .boards import BOARDS
+from .boards import board as find_board
 from .boards.elaborate import elaborate
 from .boards.synth import UNITS, synth, table
 from .compiler.compile import compile_network
