@@ -150,7 +150,8 @@ class CoreConfig:
 #: What fits the block RAM of an LFE5U-85F together with the weights of digits_vit.
 _LFE5U_85F = CoreConfig(
     lanes=8,
-    scratchpad_bytes=64 << 10,
+    scratchpad_bytes=32 << 10,
+    banks=4,
     constant_channels=1024,
     norm_channels=512,
     program_depth=256,
