@@ -32,16 +32,22 @@ class _Words:
         return self.base + sum(step * (count - 1) for step, count in self.steps)
 
     @cached_property
-    def addresses(self) -> NDArray[np.int64]:
-        result = np.array([self.base])
+    def touched(self) -> NDArray[np.bool_]:
+        """Which of the words from ``base`` to ``last`` they are."""
+        offsets = np.zeros(1, np.int64)
         for step, count in self.steps:
-            result = (result[:, None] + step * np.arange(count)).ravel()
-        return np.unique(result)
+            offsets = (offsets[:, None] + step * np.arange(count)).ravel()
+        result = np.zeros(self.last - self.base + 1, bool)
+        result[offsets] = True
+        return result
+
+    def within(self, first: int, end: int) -> NDArray[np.bool_]:
+        """:attr:`touched` of the words from ``first`` to ``end - 1``."""
+        return self.touched[max(0, first - self.base) : max(0, end - self.base)]
 
     def overlaps(self, other: _Words) -> bool:
-        if self.last < other.base or other.last < self.base:
-            return False
-        return np.intersect1d(self.addresses, other.addresses, assume_unique=True).size > 0
+        first, end = max(self.base, other.base), min(self.last, other.last) + 1
+        return first < end and bool((self.within(first, end) & other.within(first, end)).any())
 
 
 @dataclass
@@ -64,10 +70,9 @@ class _Footprint:
         """Compute the banks."""
 
         def banks(words: _Words) -> int:
-            mask = 0
-            for bank in np.unique(words.addresses // config.bank_words):
-                mask |= 1 << int(bank)
-            return mask
+            size = config.bank_words
+            possible = range(words.base // size, words.last // size + 1)
+            return sum(1 << bank for bank in possible if words.within(bank * size, (bank + 1) * size).any())
 
         for words in self.reads.get(isa.Target.SCRATCHPAD, []):
             self.ports[words.port] = banks(words)
@@ -138,14 +143,15 @@ def check(program: Program) -> None:
     surely ended when another starts.
     """
     config = program.config
-    headers = [isa.unpack(isa.HEADER, word) for word in program.words()]
+    words = program.words()
+    headers = [isa.unpack(isa.HEADER, word) for word in words]
     footprints = []
-    for index, (word, header) in enumerate(zip(program.words(), headers, strict=True)):
+    for index, (word, header) in enumerate(zip(words, headers, strict=True)):
         opcode = isa.Opcode(header["opcode"])
         footprint = _footprint(opcode, isa.unpack(isa.BODIES[opcode], word >> isa.HEADER.size), config)
-        for words in (*footprint.reads.get(isa.Target.SCRATCHPAD, []), *footprint.writes.get(isa.Target.SCRATCHPAD, [])):
-            if words.last >= config.scratchpad_words:
-                raise RuntimeError(f"instruction {index} reaches address {words.last} of {config.scratchpad_words}")
+        for part in (*footprint.reads.get(isa.Target.SCRATCHPAD, []), *footprint.writes.get(isa.Target.SCRATCHPAD, [])):
+            if part.last >= config.scratchpad_words:
+                raise RuntimeError(f"instruction {index} reaches address {part.last} of {config.scratchpad_words}")
         masks = list(footprint.ports.values())
         if any(a & b for i, a in enumerate(masks) for b in masks[:i]):
             raise RuntimeError(f"operands of instruction {index} share a bank")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,17 +35,21 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
         raise ValueError(f"{network.name} takes {size} bytes of external memory; {limit} can be addressed")
     best: tuple[int, Program] | None = None
     lengths: list[int] = []
-    for plan in _plans(config):
-        try:
-            program = _compile(network, config, image, plan)
-        except DoesNotFit:
-            continue
-        if len(program.instructions) > config.program_depth:
-            lengths.append(len(program.instructions))
-            continue
-        cycles = max(span.end for span in estimate(program.instructions, config))
-        if best is None or cycles < best[0]:
-            best = cycles, program
+    for draft in _drafts(network, config, image):
+        for timed in (True, False):
+            # Memory only adds waiting: a draft that is no better cannot get better.
+            if best is not None and draft.cycles >= best[0]:
+                break
+            try:
+                program = _compile(network, config, image, draft, timed=timed)
+            except DoesNotFit:
+                continue
+            if len(program.instructions) > config.program_depth:
+                lengths.append(len(program.instructions))
+                continue
+            cycles = max(span.end for span in estimate(program.instructions, config))
+            if best is None or cycles < best[0]:
+                best = cycles, program
     if best is not None:
         check(best[1])
         return best[1]
@@ -56,13 +60,36 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
     raise ValueError(_too_large(network, config, image))
 
 
-def _plans(config: CoreConfig) -> list[Plan]:
-    return [
-        Plan(split=split, weight_banks=banks, timed=timed)
-        for timed in (True, False)
-        for split in (2, 1)
-        for banks in range(max(1, config.banks // 2), 0, -1)
-    ]
+@dataclass(frozen=True, kw_only=True)
+class _Draft:
+    """A network under a plan, and when its instructions would run if every buffer had memory and banks of its own."""
+
+    plan: Plan
+    lowered: Emitter
+    instructions: list[Instruction]
+    spans: list[Span]
+
+    @property
+    def cycles(self) -> int:
+        return max(span.end for span in self.spans)
+
+
+def _draft(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> _Draft:
+    lowered = lower(network, config, image, plan)
+    instructions = synchronise(lowered.instructions, Hazards(lowered.buffers, config, placed=False))
+    return _Draft(plan=plan, lowered=lowered, instructions=instructions, spans=estimate(instructions, config))
+
+
+def _drafts(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> list[_Draft]:
+    """Every plan, the fastest first."""
+    drafts = []
+    for split in (2, 1):
+        for banks in range(max(1, config.banks // 2), 0, -1):
+            try:
+                drafts.append(_draft(network, config, image, Plan(split=split, weight_banks=banks)))
+            except DoesNotFit:
+                continue
+    return sorted(drafts, key=lambda draft: draft.cycles)
 
 
 def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> str:
@@ -73,7 +100,8 @@ def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) 
         larger = replace(larger, scratchpad_bytes=2 * larger.scratchpad_words * larger.lanes)
         for banks in range(max(1, config.banks // 2), 0, -1):
             try:
-                _compile(network, larger, image, Plan(split=1, weight_banks=banks, timed=False))
+                draft = _draft(network, larger, image, Plan(split=1, weight_banks=banks))
+                _place(draft, larger, timed=False)
             except DoesNotFit:
                 continue
             need = larger.scratchpad_words * larger.lanes
@@ -84,9 +112,9 @@ def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) 
     return f"{network.name} does not fit in a scratchpad of {config.banks} banks of any size; this configuration has {have} bytes"
 
 
-def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Program:
-    lowered = lower(network, config, image, plan)
-    buffers = _place(lowered, config, plan)
+def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, draft: _Draft, *, timed: bool) -> Program:
+    lowered = draft.lowered
+    buffers = _place(draft, config, timed=timed)
     resolved = [_resolve(instruction, buffers) for instruction in lowered.instructions]
     instructions = synchronise(resolved, Hazards(buffers, config, placed=True))
     by_layer: dict[str, list[int]] = {}
@@ -100,17 +128,20 @@ def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, pl
         buffers=buffers,
         layers=[replace(layer, instructions=tuple(by_layer[layer.name])) for layer in lowered.layers],
         layouts=lowered.layouts,
-        memory_image=image.data,
-        memory_plan=image.regions,
+        image=image,
+        origin=network.origin,
         input_region=image.regions["input"],
         output_regions={name: image.regions[name] for name in network.outputs},
     )
 
 
-def _place(lowered: Emitter, config: CoreConfig, plan: Plan) -> dict[str, Buffer]:
-    """The memory plan, from an estimate of what would run together if every buffer had memory and banks of its own."""
-    free = synchronise(lowered.instructions, Hazards(lowered.buffers, config, placed=False))
-    spans = estimate(free, config)
+def _place(draft: _Draft, config: CoreConfig, *, timed: bool) -> dict[str, Buffer]:
+    """The memory plan, from the draft's estimate of what runs together.
+
+    timed : whether memory is used again only when its old contents are, by estimate, long dead; otherwise as soon as the program order
+    allows.
+    """
+    lowered, free, spans = draft.lowered, draft.instructions, draft.spans
     fixed = {name: b for name, b in lowered.buffers.items() if b.space is not Space.SCRATCHPAD or name == "weights"}
     lifetimes: dict[str, Lifetime] = {}
     apart: set[frozenset[str]] = set()
@@ -123,8 +154,8 @@ def _place(lowered: Emitter, config: CoreConfig, plan: Plan) -> dict[str, Buffer
             apart |= {frozenset((a, b)) for a in operands for b in operands if a < b and not {a, b} & fixed.keys()}
     movable = [lowered.buffers[name] for name in lifetimes]
     costs = _costs(free, spans, fixed, config)
-    banks = config.banks - plan.weight_banks
-    return fixed | place(movable, lifetimes, apart, costs, config, banks, timed=plan.timed)
+    banks = config.banks - draft.plan.weight_banks
+    return fixed | place(movable, lifetimes, apart, costs, config, banks, timed=timed)
 
 
 def _costs(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 
 import numpy as np
 from amaranth import Shape
@@ -10,6 +11,7 @@ from amaranth.lib import data
 from numpy.typing import NDArray
 
 from ..hw import isa
+from ..hw.memory_engines import table_words
 from ..model.network import AttentionScores, AttentionValues, Form, IntegerNetwork, LayerNorm, Linear, LogSoftmax, Operator
 from .layout import Layout
 
@@ -18,6 +20,8 @@ __all__ = ["MemoryImage", "pack_norm_constants", "pack_records", "pack_weights"]
 #: Shift of padding channels: with multiplier 0 any residual vanishes.
 PADDING_SHIFT = 32
 NORM_FRACTION = 10
+#: Name and words of a piece of memory, and what packs its bytes (padding of the last word left out).
+_Part = tuple[str, int, Callable[[], bytes]]
 
 
 def pack_records(layout: data.StructLayout, size: int, **fields: NDArray) -> NDArray[np.uint8]:
@@ -66,52 +70,60 @@ class MemoryImage:
         self.layouts = {tensor.name: Layout.of(tensor, lanes) for tensor in network.tensors}
         self.regions: dict[str, tuple[int, int]] = {}
         self.words = 0
-        parts = []
-        for name, content in self._parts():
-            parts.append(content + bytes(-len(content) % lanes))
-            self._add(name, len(parts[-1]) // lanes)
-        self.data = b"".join(parts)
+        for name, words, _ in self._parts():
+            self._add(name, words)
         for name, tensor in (("input", network.input), *((output, output) for output in network.outputs)):
             self._add(name, self.layouts[tensor].rows * self.layouts[tensor].width)
+
+    @cached_property
+    def data(self) -> bytes:
+        """The parameters, packed when they are asked for first: a report needs their places only."""
+        return b"".join(pack().ljust(words * self.lanes, b"\0") for _, words, pack in self._parts())
 
     def _add(self, name: str, words: int) -> None:
         self.regions[name] = (self.words, words)
         self.words += words
 
-    def _parts(self) -> Iterator[tuple[str, bytes]]:
+    def _parts(self) -> Iterator[_Part]:
         for constant in self.network.constants:
-            zero = self.network.tensor(constant.output).zero_point
+            zero, layout = self.network.tensor(constant.output).zero_point, self.layouts[constant.output]
             value = self.network.arrays[f"{constant.name}.value"]
-            yield f"{constant.name}.value", self.layouts[constant.output].pack(value, zero)
+            yield f"{constant.name}.value", len(value) * layout.width, partial(layout.pack, value, zero)
         for operator in self.network.operators:
             yield from self._operator(operator)
 
-    def _operator(self, operator: Operator) -> Iterator[tuple[str, bytes]]:
+    def _operator(self, operator: Operator) -> Iterator[_Part]:
         name, arrays = operator.name, self.network.arrays
         target = self.layouts[operator.output]
+        records = target.tiles * isa.CONSTANT_BYTES
         match operator:
             case Linear():
-                yield f"{name}.weight", pack_weights(arrays[f"{name}.weight"], self.layouts[operator.input], target)
+                source = self.layouts[operator.input]
+                weight = partial(pack_weights, arrays[f"{name}.weight"], source, target)
+                yield f"{name}.weight", source.tiles * target.tiles * self.lanes, weight
                 bias, residual_shift = arrays[f"{name}.bias"], arrays.get(f"{name}.residual_shift")
-                yield f"{name}.constants", self._constants(target, name, bias, residual_shift)
+                yield f"{name}.constants", records, partial(self._constants, target, name, bias, residual_shift)
                 if operator.form is Form.TABLE:
-                    entries = arrays[f"{name}.table"].astype("<i4")
-                    yield f"{name}.table", entries.tobytes()
+                    yield f"{name}.table", table_words(self.lanes), arrays[f"{name}.table"].astype("<i4").tobytes
                 if operator.form is Form.RESIDUAL and not operator.residual:
-                    yield f"{name}.residual", target.pack(arrays[f"{name}.residual"], operator.residual_zero)
+                    residual = arrays[f"{name}.residual"]
+                    yield f"{name}.residual", len(residual) * target.width, partial(target.pack, residual, operator.residual_zero)
             case AttentionScores():
                 heads = Layout(rows=1, groups=operator.heads, channels=self.lanes, lanes=self.lanes)
                 parts = {part: np.repeat(arrays[f"{name}.{part}"], self.lanes) for part in ("multiplier", "shift")}
-                yield f"{name}.constants", self._records(heads, np.zeros(operator.heads * self.lanes, np.int32), None, **parts)
+                pack = partial(self._records, heads, np.zeros(operator.heads * self.lanes, np.int32), None, **parts)
+                yield f"{name}.constants", heads.tiles * isa.CONSTANT_BYTES, pack
             case AttentionValues():
-                yield f"{name}.constants", self._constants(target, name, np.zeros(target.groups * target.channels, np.int32), None)
+                bias = np.zeros(target.groups * target.channels, np.int32)
+                yield f"{name}.constants", records, partial(self._constants, target, name, bias, None)
             case LogSoftmax():
                 entries = {"exp": arrays[f"{name}.exp_table"], "log": arrays[f"{name}.log_table"]}
-                yield f"{name}.table", pack_records(isa.EXP_ENTRY, isa.ENTRY_BYTES, **entries).tobytes()
+                yield f"{name}.table", table_words(self.lanes), pack_records(isa.EXP_ENTRY, isa.ENTRY_BYTES, **entries).tobytes
             case LayerNorm():
                 zero = self.network.tensor(operator.output).zero_point
                 alpha, gain, offset = (arrays[f"{name}.{part}"] for part in ("alpha", "gain", "offset"))
-                yield f"{name}.constants", pack_norm_constants(alpha, gain, offset, target, zero)
+                pack = partial(pack_norm_constants, alpha, gain, offset, target, zero)
+                yield f"{name}.constants", target.tiles * isa.NORM_BYTES, pack
 
     def _constants(self, target: Layout, name: str, bias: NDArray, residual_shift: NDArray | None) -> bytes:
         arrays = self.network.arrays

@@ -29,13 +29,10 @@ class Plan:
         Parts into which rows are cut where they are long enough, so that row operators of one part run beside the array on another.
     weight_banks : int
         The last banks, which hold weights.
-    timed : bool
-        Whether memory is used again only when its old contents are, by estimate, long dead; otherwise as soon as the program order allows.
     """
 
     split: int
     weight_banks: int
-    timed: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..hw import isa
 from ..hw.config import CoreConfig
+from .constants import MemoryImage
 from .layout import Layout
 
 __all__ = ["Access", "Buffer", "Instruction", "Layer", "Port", "Program", "Space", "TensorSlice", "expected_words"]
@@ -176,16 +177,14 @@ class Program:
 
     Parameters
     ----------
-    name, input : str
-        Network, and its input tensor.
+    name, origin, input : str
+        Network, where its weights come from, and its input tensor.
     instructions : list of Instruction
         The last one is END.
     buffers : dict of str to Buffer
         The memory plan.
-    memory_image : bytes
-        External memory from address 0 on: parameters.
-    memory_plan : dict of str to (int, int)
-        Word address and words of everything in external memory, by name.
+    image : MemoryImage
+        External memory.
     input_region : tuple of int
         Word address and words of the input in external memory.
     output_regions : dict of str to (int, int)
@@ -197,20 +196,30 @@ class Program:
     """
 
     name: str
+    origin: str
     input: str
     config: CoreConfig
     instructions: list[Instruction]
     buffers: dict[str, Buffer]
     layers: list[Layer]
     layouts: dict[str, Layout]
-    memory_image: bytes
-    memory_plan: dict[str, tuple[int, int]]
+    image: MemoryImage
     input_region: tuple[int, int]
     output_regions: dict[str, tuple[int, int]]
 
     @property
     def fingerprint(self) -> int:
         return self.config.fingerprint
+
+    @property
+    def memory_image(self) -> bytes:
+        """External memory from address 0 on: parameters."""
+        return self.image.data
+
+    @property
+    def memory_plan(self) -> dict[str, tuple[int, int]]:
+        """Word address and words of everything in external memory, by name."""
+        return self.image.regions
 
     @property
     def memory_words(self) -> int:

@@ -10,10 +10,42 @@ from ..hw.config import CoreConfig
 from .layout import ceil_div
 from .program import Access, Buffer, Instruction, Port, Space, token_sources
 
-__all__ = ["Hazards", "Span", "estimate", "synchronise"]
+__all__ = ["Footprint", "Hazards", "Span", "estimate", "synchronise"]
 
 _ARRAY = isa.Queue.ARRAY.value
 _RELAY = isa.Queue.STORE
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """An access, the memory that it goes to (before the memory plan, a buffer is a memory of its own) and its first and last + 1 word."""
+
+    access: Access
+    memory: str
+    start: int
+    end: int
+
+    def overlaps(self, other: _Words) -> bool:
+        if self.memory != other.memory or self.start >= other.end or other.start >= self.end:
+            return False
+        a, b = self.access, other.access
+        if a.buffer != b.buffer:
+            return True
+        return a.row < b.row + b.rows and b.row < a.row + a.rows and a.word < b.word + b.words and b.word < a.word + a.words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Words and banks of an instruction: of all reads and writes, and of the reads through three of the ports; a bit for each bank."""
+
+    queue: isa.Queue
+    reads: list[_Words]
+    writes: list[_Words]
+    read_banks: int
+    write_banks: int
+    moving: int
+    stationary: int
+    residual: int
 
 
 class Hazards:
@@ -30,45 +62,47 @@ class Hazards:
     def __init__(self, buffers: Mapping[str, Buffer], config: CoreConfig, *, placed: bool) -> None:
         self.buffers, self.config, self.placed = buffers, config, placed
 
-    def _overlap(self, a: Access, b: Access) -> bool:
-        if a.buffer == b.buffer:
-            return a.row < b.row + b.rows and b.row < a.row + a.rows and a.word < b.word + b.words and b.word < a.word + a.words
-        if not self.placed or self.buffers[a.buffer].space is not self.buffers[b.buffer].space:
-            return False
-        (start, end), (other_start, other_end) = self._interval(a), self._interval(b)
-        return start < other_end and other_start < end
+    def footprint(self, instruction: Instruction) -> Footprint:
+        """What :meth:`conflict` asks of an instruction, worked out once."""
+        reads, writes = ([self._words(a) for a in accesses] for accesses in (instruction.reads, instruction.writes))
+        return Footprint(
+            queue=instruction.queue,
+            reads=reads,
+            writes=writes,
+            read_banks=self._banks(reads),
+            write_banks=self._banks(writes),
+            moving=self._banks(reads, Port.MOVING),
+            stationary=self._banks(reads, Port.STATIONARY),
+            residual=self._banks(reads, Port.RESIDUAL),
+        )
 
-    def _interval(self, a: Access) -> tuple[int, int]:
+    def _words(self, a: Access) -> _Words:
         buffer = self.buffers[a.buffer]
+        if not self.placed:
+            return _Words(a, buffer.name, 0, 1)
         first = buffer.address + a.row * buffer.width + a.word
-        return first, first + (a.rows - 1) * buffer.width + a.words
+        return _Words(a, buffer.space, first, first + (a.rows - 1) * buffer.width + a.words)
 
-    def banks(self, accesses: Iterable[Access], *ports: Port) -> int:
+    def _banks(self, accesses: Iterable[_Words], *ports: Port) -> int:
         """Banks of those accesses to the scratchpad (through ``ports``, if any are given), a bit each."""
         mask = 0
-        if self.placed:
-            for a in accesses:
-                if self.buffers[a.buffer].space is Space.SCRATCHPAD and (not ports or a.port in ports):
-                    start, end = self._interval(a)
-                    first, last = start // self.config.bank_words, (end - 1) // self.config.bank_words
-                    mask |= (2 << last) - (1 << first)
+        for words in accesses:
+            if words.memory is Space.SCRATCHPAD and (not ports or words.access.port in ports):
+                first, last = words.start // self.config.bank_words, (words.end - 1) // self.config.bank_words
+                mask |= (2 << last) - (1 << first)
         return mask
 
-    def conflict(self, earlier: Instruction, later: Instruction, *, adjacent: bool) -> bool:
+    @staticmethod
+    def conflict(earlier: Footprint, later: Footprint, *, adjacent: bool) -> bool:
         """Whether ``later`` must wait; ``adjacent`` when it directly follows in the same queue."""
-        for write in earlier.writes:
-            if any(self._overlap(write, a) for a in (*later.reads, *later.writes)):
-                return True
-        for read in earlier.reads:
-            if any(self._overlap(read, a) for a in later.writes):
-                return True
         if earlier.queue is not later.queue:
-            reads = self.banks(earlier.reads) & self.banks(later.reads)
-            return bool(reads | self.banks(earlier.writes) & self.banks(later.writes))
+            if earlier.read_banks & later.read_banks or earlier.write_banks & later.write_banks:
+                return True
         # The array fetches the first tile of an instruction while the one before streams, and streams while earlier ones drain.
-        stationary = self.banks(later.reads, Port.STATIONARY)
-        drained = self.banks(earlier.reads, Port.RESIDUAL) & (self.banks(later.reads, Port.MOVING) | stationary)
-        return bool(drained | (self.banks(earlier.reads, Port.MOVING) & stationary if adjacent else 0))
+        elif earlier.residual & (later.moving | later.stationary) or (adjacent and earlier.moving & later.stationary):
+            return True
+        pairs = ((earlier.writes, later.reads), (earlier.writes, later.writes), (earlier.reads, later.writes))
+        return any(a.overlaps(b) for mine, theirs in pairs for a in mine for b in theirs)
 
 
 @dataclass
@@ -88,6 +122,7 @@ def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[I
     ended after that one.
     """
     result: list[Instruction] = []
+    footprints: list[Footprint] = []
     positions: list[int] = []  # by instruction: which one of its queue it is
     ends: list[list[int]] = []  # by instruction: how many of each queue have ended when it has ended
     queues = [_Queue([], [0] * isa.QUEUES) for _ in range(isa.QUEUES)]
@@ -95,7 +130,7 @@ def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[I
     def give(source: int, target: int) -> None:
         result[source] = replace(result[source], give=result[source].give | 1 << target)
 
-    def append(instruction: Instruction, clock: list[int]) -> None:
+    def append(instruction: Instruction, footprint: Footprint, clock: list[int]) -> None:
         """Put an instruction at the end; ``clock`` is what has ended when it starts."""
         queue = queues[instruction.queue.value]
         before = ends[queue.indices[-1]] if queue.indices else [0] * isa.QUEUES
@@ -106,6 +141,7 @@ def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[I
         end[instruction.queue.value] = len(queue.indices)
         ends.append(end)
         result.append(instruction)
+        footprints.append(footprint)
 
     def join(clock: list[int], source: int) -> list[int]:
         return [max(a, b) for a, b in zip(clock, ends[source], strict=True)]
@@ -116,7 +152,8 @@ def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[I
         if clock[_ARRAY] <= positions[source]:
             give(source, _RELAY.value)
             wait, clock = 1 << _ARRAY, join(clock, source)
-        append(Instruction(opcode=isa.Opcode.SYNC, queue=_RELAY, layer=result[source].layer, wait=wait), clock)
+        sync = Instruction(opcode=isa.Opcode.SYNC, queue=_RELAY, layer=result[source].layer, wait=wait)
+        append(sync, hazards.footprint(sync), clock)
         return len(result) - 1
 
     def start_clock(queue: int) -> list[int]:
@@ -124,24 +161,24 @@ def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[I
         known = queues[queue]
         return list(ends[known.indices[-1]]) if queue != _ARRAY and known.indices else list(known.clock)
 
-    def needs(instruction: Instruction, clock: list[int]) -> list[int]:
+    def needs(mine: Footprint, clock: list[int]) -> list[int]:
         """The latest instruction of each queue that conflicts, in the order of the program from the last on."""
         found = []
         for number, queue in enumerate(queues):
-            own = number == instruction.queue.value
+            own = number == mine.queue.value
             if own and number != _ARRAY:
                 continue
             for position in range(len(queue.indices) - 1, clock[number] - 1, -1):
                 adjacent = own and position == len(queue.indices) - 1
-                if hazards.conflict(result[queue.indices[position]], instruction, adjacent=adjacent):
+                if hazards.conflict(footprints[queue.indices[position]], mine, adjacent=adjacent):
                     found.append(queue.indices[position])
                     break
         return sorted(found, reverse=True)
 
     for instruction in instructions:
-        number = instruction.queue.value
+        number, footprint = instruction.queue.value, hazards.footprint(instruction)
         clock, wait = start_clock(number), 0
-        for source in needs(instruction, clock):
+        for source in needs(footprint, clock):
             origin = result[source].queue.value
             if clock[origin] > positions[source]:
                 continue
@@ -155,7 +192,7 @@ def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[I
                 give(source, number)
                 wait |= 1 << _RELAY.value
             clock = join(clock, source)
-        append(replace(instruction, wait=wait), clock)
+        append(replace(instruction, wait=wait), footprint, clock)
     return result
 
 
