@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from .float_vit import ViTConfig
 from .network import FORMAT
 
-__all__ = ["check_state", "infer_config", "load_checkpoint", "save_checkpoint"]
+__all__ = ["check_state", "infer_config", "is_integer_network", "load_checkpoint", "save_checkpoint"]
 
 State = dict[str, NDArray[np.float32]]
 _SHOWN = 4  # names that an error message lists before it counts
@@ -40,6 +40,15 @@ def load_checkpoint(path: Path | str, config: ViTConfig | None = None) -> tuple[
         config = replace(config, num_classes=len(head))
     check_state(config, tensors, source=str(path))
     return config, {name: tensors[name].astype(np.float32) for name in config.parameter_shapes()}
+
+
+def is_integer_network(path: Path | str) -> bool:
+    """Whether a file says that :meth:`.network.IntegerNetwork.save` wrote it; false for what cannot be read."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def save_checkpoint(path: Path | str, config: ViTConfig, state: Mapping[str, NDArray[np.float32]]) -> None:
@@ -67,24 +76,35 @@ def infer_config(state: Mapping[str, NDArray], given: Mapping[str, Any], source:
 
 
 def check_state(config: ViTConfig, state: Mapping[str, NDArray], source: str) -> None:
-    """Raise ``ValueError`` unless ``state`` has exactly the parameters of ``config``, floating point and finite."""
+    """Raise ``ValueError`` unless ``state`` has exactly the parameters of ``config``, floating point and finite.
+
+    The message names the first parameter, in timm's order, that differs, and counts what is wrong by kind.
+    """
     shapes = config.parameter_shapes()
-    wrong = [name for name in shapes if name in state and state[name].shape != shapes[name]]
-    problems = [
-        _listed("missing", [name for name in shapes if name not in state]),
-        _listed("unexpected", [name for name in state if name not in shapes]),
-        _listed("wrongly shaped", [f"{name} {state[name].shape} instead of {shapes[name]}" for name in wrong]),
-        _listed("not floating point", [name for name in state if not np.issubdtype(state[name].dtype, np.floating)]),
-        _listed("not finite", [name for name in state if not np.all(np.isfinite(state[name]))]),
-    ]
-    if found := [problem for problem in problems if problem]:
-        raise ValueError(f"{source} does not fit the architecture: {'; '.join(found)}")
+    wrong = {
+        "missing": [name for name in shapes if name not in state],
+        "unexpected": [name for name in state if name not in shapes],
+        "wrongly shaped": [name for name in shapes if name in state and state[name].shape != shapes[name]],
+        "not floating point": [name for name in state if not np.issubdtype(state[name].dtype, np.floating)],
+        "not finite": [name for name in state if not np.all(np.isfinite(state[name]))],
+    }
+    found = {name for names in wrong.values() for name in names}
+    if not found:
+        return
+    first = next(name for name in (*shapes, *state) if name in found)
+    shown = {what: [_told(name, what, shapes, state) for name in names] for what, names in wrong.items() if names}
+    problems = "; ".join(_listed(what, names) for what, names in shown.items())
+    raise ValueError(f"{source} does not fit the architecture, first in {first}: {problems}")
+
+
+def _told(name: str, what: str, shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, NDArray]) -> str:
+    return f"{name} {state[name].shape} instead of {shapes[name]}" if what == "wrongly shaped" else name
 
 
 def _listed(what: str, names: list[str]) -> str:
-    """``3 missing (a, b, c)``, or nothing."""
+    """``3 missing (a, b, c)``."""
     more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})" if names else ""
+    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})"
 
 
 def _read(path: Path | str) -> tuple[dict[str, NDArray], dict[str, str]]:

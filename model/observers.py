@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .float_vit import Float, State, ViTConfig, forward, normalise
-from .float_vit import gelu as fast_gelu
+from .float_ops import Float, State, normalise
+from .float_ops import gelu as fast_gelu
+from .float_vit import ViTConfig, forward
 from .requantize import activation_table, gelu
 
 __all__ = ["Affine", "Calibration", "PowerOfTwoFactors", "affine", "gelu_scales", "observe_images", "power_of_two_factors"]

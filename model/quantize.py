@@ -11,13 +11,14 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from .architectures import DATA, architecture
 from .checkpoint import load_checkpoint
-from .float_vit import State, ViTConfig, random_state
+from .float_ops import State
+from .float_vit import ViTConfig
 from .fq_vit import SCHEME, quantize_vit
 from .network import IntegerNetwork
-from .networks import DATA, architecture
 
-__all__ = ["SCHEMES", "quantize", "quantize_checkpoint", "quantize_digits", "untrained_network"]
+__all__ = ["SCHEMES", "quantize", "quantize_checkpoint", "quantize_digits"]
 
 SCHEMES = {SCHEME: quantize_vit}
 
@@ -69,13 +70,6 @@ def quantize_digits(folder: Path = DATA) -> IntegerNetwork:
     images = _load_images(folder / "digits_calibration.npz")
     origin = "trained on scikit-learn's digits by vitloom.model.train_digits"
     return quantize(config, state, images, name="digits_vit", origin=origin, labels=[str(digit) for digit in range(10)])
-
-
-def untrained_network(name: str, seed: int = 0) -> IntegerNetwork:
-    """Network of a known name with random weights: what it computes means nothing, how long it takes does."""
-    config = architecture(name)
-    noise = np.random.default_rng(seed).integers(0, 256, (1, config.in_chans, config.img_size, config.img_size), dtype=np.uint8)
-    return quantize(config, random_state(config, seed), noise, name=name, origin=f"random weights, seed {seed}")
 
 
 def _quantiser(scheme: str) -> Callable[..., IntegerNetwork]:
