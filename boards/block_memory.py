@@ -8,6 +8,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In
 
 from ..hw.memory_port import MemoryPort
+from ..hw.ram import BLOCK_RAM
 
 __all__ = ["BlockMemory"]
 
@@ -41,7 +42,7 @@ class BlockMemory(wiring.Component):
         if not max(2, len(init)) <= depth:
             raise ValueError(f"depth must be at least {max(2, len(init))} for contents of {len(init)} beats, not {depth}")
         self.depth = depth
-        self.memory = Memory(shape=8 * port_bytes, depth=depth, init=init, attrs={"ram_style": "block", "no_rw_check": 1})
+        self.memory = Memory(shape=8 * port_bytes, depth=depth, init=init, attrs=BLOCK_RAM)
         super().__init__({"port": In(MemoryPort(port_bytes))})
 
     def elaborate(self, platform):
