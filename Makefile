@@ -3,8 +3,9 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 STAMP := .venv/$(shell cksum < pyproject.toml | tr ' ' '-').stamp
+PEERS := build/peers-venv
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench bench-peers lint clean
 
 demo: $(STAMP)
 	$(BIN)/vitloom simulate digits_vit --preset l8 --samples 20
@@ -14,6 +15,9 @@ test: lint
 
 bench: $(STAMP)
 	$(BIN)/python -m vitloom.sim.bench
+
+bench-peers: $(STAMP) $(PEERS)/.stamp
+	$(BIN)/python -m vitloom.sim.bench_peers --python $(PEERS)/bin/python
 
 lint: $(STAMP)
 	$(BIN)/ruff check
@@ -27,4 +31,10 @@ $(STAMP):
 	@test -n "$(PYTHON)" || { echo "vitloom needs Python 3.11 or newer on PATH" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --editable ".[dev]"
+	@touch $@
+
+# SCALE-Sim 3.0.0 fails with newer numpy, so it lives in an environment of its own.
+$(PEERS)/.stamp:
+	$(PYTHON) -m venv --clear $(PEERS) && $(PEERS)/bin/pip install --quiet scalesim==3.0.0 "numpy<2.4" || \
+		{ echo "SCALE-Sim could not be installed into $(PEERS)" >&2; exit 1; }
 	@touch $@
