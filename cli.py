@@ -17,17 +17,22 @@ from .boards import board as find_board
 from .boards.elaborate import elaborate
 from .boards.synth import UNITS, synth, table
 from .compiler.compile import compile_network
-from .hw.config import PRESETS, preset
+from .hw.config import LANES, PRESETS, preset
 from .model.network import ImageFormat, IntegerNetwork
 from .model.networks import ARCHITECTURES, SHIPPED, integer_network, network_structure, samples
 from .model.quantize import SCHEMES, quantize_checkpoint
-from .sim.report import print_report, report, write_json
+from .sim.html_report import html_report
+from .sim.report import compare, model_timings, report
+from .sim.report_text import json_text, layers_csv, print_comparison, print_report, write_json, write_text
 from .sim.runner import SimulationError
 from .sim.simulate import SimulationResult, simulate
+from .sim.timeline import windows
 
 __all__ = ["main"]
 
 _DISAGREED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
+#: Options that name a file for the result.
+_OUTPUTS = ("json", "csv", "html")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. 0: done, and everything agreed; 1: the simulation disagreed or failed; 2: bad input, in one sentence on stderr."""
     given = _parser().parse_args(arguments)
     try:
-        if getattr(given, "json", None):
-            _check_output(given.json)
+        _check_outputs([path for name in _OUTPUTS if (path := getattr(given, name, None))])
         return given.run(given)
     except (SimulationError, ValueError, OSError, RuntimeError) as error:
         print(f"vitloom: {error}", file=sys.stderr)
@@ -68,8 +72,12 @@ def _add_list(commands: argparse._SubParsersAction) -> None:
 def _add_report(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("report", help="cycles of each layer, from the timing model")
     _add_network(command)
-    _add_config(command)
+    _add_config(command, otherwise="the first of --compare")
+    command.add_argument("--compare", metavar="L,L,…", help="compare the presets with these lanes, too: 8,16,32,64")
+    command.add_argument("--clock", metavar="MHZ", type=float, help="give times, too, at this clock")
     _add_json(command)
+    command.add_argument("--csv", metavar="F", help="write a line for each layer as CSV; - is stdout")
+    command.add_argument("--html", metavar="F", help="write everything, with charts, as one page; - is stdout")
     command.set_defaults(run=_report)
 
 
@@ -85,7 +93,7 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
 
 def _add_elaborate(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("elaborate", help="Verilog of a core and what goes with it")
-    _add_config(command, or_board=True)
+    _add_config(command, otherwise="that of the board")
     command.add_argument("--board", metavar="B", help=f"a project for this board: {', '.join(BOARDS)}")
     command.add_argument("-o", dest="output", metavar="DIR", type=Path, required=True, help="folder to write")
     command.set_defaults(run=_elaborate)
@@ -114,9 +122,9 @@ def _add_network(command: argparse.ArgumentParser) -> None:
     command.add_argument("network", metavar="NET", help="name of a network, or a quantised network's file")
 
 
-def _add_config(command: argparse.ArgumentParser, *, or_board: bool = False) -> None:
-    otherwise = " (default: that of the board)" if or_board else ""
-    command.add_argument("--preset", metavar="P", required=not or_board, help=f"configuration: {', '.join(PRESETS)}{otherwise}")
+def _add_config(command: argparse.ArgumentParser, *, otherwise: str = "") -> None:
+    default = f" (default: {otherwise})" if otherwise else ""
+    command.add_argument("--preset", metavar="P", required=not otherwise, help=f"configuration: {', '.join(PRESETS)}{default}")
     command.add_argument("--set", dest="settings", metavar="FIELD=VALUE", action="append", default=[], help="override a field of it")
 
 
@@ -136,13 +144,41 @@ def _list(given: argparse.Namespace) -> int:
 
 
 def _report(given: argparse.Namespace) -> int:
-    config = preset(given.preset, given.settings)
-    content = report(compile_network(_network(given.network, weights=False), config), preset=given.preset)
+    presets = _compared(given.compare) if given.compare is not None else []
+    name = given.preset or next(iter(presets), None)
+    if name is None:
+        raise ValueError("report takes --preset, --compare or both")
+    if given.clock is not None and not 0 < given.clock < float("inf"):
+        raise ValueError(f"--clock must be more than 0 MHz, not {given.clock}")
+    network = _network(given.network, weights=False)
+    programs = {each: compile_network(network, preset(each, given.settings)) for each in dict.fromkeys([name, *presets])}
+    reports = {each: report(program, preset=each, clock_mhz=given.clock) for each, program in programs.items()}
+    content = reports[name]
+    if presets:
+        content["comparison"] = compare([reports[each] for each in presets])
+    texts = {}
+    if given.csv:
+        texts[given.csv] = layers_csv(content)
+    if given.html:
+        program = programs[name]
+        texts[given.html] = html_report(content, windows(program, model_timings(program)[0]))
     if given.json:
-        write_json(content, given.json)
-    if given.json != "-":
+        texts[given.json] = json_text(content)
+    for path, text in texts.items():
+        write_text(text, path)
+    if "-" not in texts:
         print_report(content, sys.stdout)
+        if presets:
+            print_comparison(content, sys.stdout)
     return 0
+
+
+def _compared(text: str) -> list[str]:
+    """Names of the presets with these lanes."""
+    wrong = [part for part in text.split(",") if part not in map(str, LANES)]
+    if wrong:
+        raise ValueError(f"--compare takes lanes of {', '.join(map(str, LANES))} with commas between them, not {wrong[0]!r}")
+    return [f"l{lanes}" for lanes in dict.fromkeys(text.split(","))]
 
 
 def _simulate(given: argparse.Namespace) -> int:
@@ -192,10 +228,15 @@ def _progress(text: str) -> None:
     print(f"vitloom: {text}", file=sys.stderr, flush=True)
 
 
-def _check_output(path: str) -> None:
-    """Refuse a file that cannot be written before any work is done."""
-    if path != "-" and (not Path(path).parent.is_dir() or Path(path).is_dir()):
-        raise ValueError(f"cannot write {path}: {'it is a folder' if Path(path).is_dir() else f'there is no folder {Path(path).parent}'}")
+def _check_outputs(paths: list[str]) -> None:
+    """Refuse files that cannot be written before any work is done."""
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ValueError(f"{'stdout' if path == '-' else path} cannot take two results")
+        if path != "-" and (not Path(path).parent.is_dir() or Path(path).is_dir()):
+            raise ValueError(
+                f"cannot write {path}: {'it is a folder' if Path(path).is_dir() else f'there is no folder {Path(path).parent}'}"
+            )
 
 
 def _network(name: str, *, weights: bool = True) -> IntegerNetwork:

@@ -36,8 +36,11 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
     best: tuple[int, Program] | None = None
     lengths: list[int] = []
     for draft in _drafts(network, config, image):
+        if len(draft.instructions) > config.program_depth:
+            lengths.append(len(draft.instructions))
+            continue
         for timed in (True, False):
-            # Memory only adds waiting: a draft that is no better cannot get better.
+            # Memory only adds instructions and waiting: a draft that is no better cannot get better.
             if best is not None and draft.cycles >= best[0]:
                 break
             try:
@@ -54,9 +57,8 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
         check(best[1])
         return best[1]
     if lengths:
-        raise ValueError(
-            f"{network.name} takes a program of {min(lengths)} instructions; this configuration has program_depth {config.program_depth}"
-        )
+        needed = f"{network.name} takes a program of at least {min(lengths)} instructions"
+        raise ValueError(f"{needed}; this configuration has program_depth {config.program_depth}")
     raise ValueError(_too_large(network, config, image))
 
 

@@ -192,7 +192,7 @@ def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[I
                 give(source, number)
                 wait |= 1 << _RELAY.value
             clock = join(clock, source)
-        append(replace(instruction, wait=wait), footprint, clock)
+        append(replace(instruction, wait=wait) if wait else instruction, footprint, clock)
     return result
 
 

@@ -1,28 +1,27 @@
-"""Cycles of each layer, from the timing model or from what the core counted, as a table and as JSON."""
+"""Cycles, what bounds them and memory traffic of each layer, from the timing model or from what the core counted, as plain data."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TextIO
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from ..compiler.program import Program
+from ..compiler.program import Layer, Program
 from ..hw import isa
 from .sequencer_timing import Timing
+from .timeline import memory_summary
 from .timing import schedule
 
-__all__ = ["attribute", "layer_rows", "model_timings", "print_report", "print_table", "report", "write_json"]
+__all__ = ["REASONS", "attribute", "compare", "kind", "kind_rows", "layer_rows", "model_timings", "report"]
 
 _PRIORITY = {isa.Queue.ARRAY: "array", isa.Queue.ROWS: "rows", isa.Queue.LOAD: "memory", isa.Queue.STORE: "memory"}
 _NOBODY = "dependency"
 _HIDDEN = "hidden"
+#: What a cycle can be lost to.
+REASONS = (*dict.fromkeys(_PRIORITY.values()), _NOBODY)
+_TRAFFIC = {isa.Opcode.LOAD: "bytes_loaded", isa.Opcode.STORE: "bytes_stored"}
 
 
 def attribute(program: Program, timings: Sequence[Timing], total: int) -> list[dict[str, int]]:
@@ -63,26 +62,62 @@ def model_timings(program: Program) -> tuple[list[Timing], int]:
 
 
 def layer_rows(program: Program, timings: Sequence[Timing], total: int) -> list[dict[str, Any]]:
-    """One entry a layer as in the JSON: ``bound`` is the reason of most of its cycles (:func:`attribute`), ``hidden`` when it has none."""
-    rows = []
-    for layer, parts in zip(program.layers, attribute(program, timings, total), strict=True):
-        cycles = sum(parts.values())
-        rows.append(
-            {
-                "name": layer.name,
-                "op": layer.op,
-                "M": layer.M,
-                "K": layer.K,
-                "N": layer.N,
-                "count": layer.count,
-                "mode": layer.mode,
-                "macs": layer.macs,
-                "cycles": cycles,
-                "utilization": _utilization(layer.macs, program.config.lanes, cycles),
-                "bound": max(parts, key=lambda reason: parts[reason]) if cycles else _HIDDEN,
-            }
-        )
-    return rows
+    """One entry a layer as in the JSON: ``bound`` is the reason of most of its cycles (:func:`attribute`), ``hidden`` when it has none.
+
+    ``bytes_loaded`` and ``bytes_stored`` are what its instructions move over the memory port.
+    """
+    entries = []
+    traffic = _traffic(program)
+    for layer, parts, moved in zip(program.layers, attribute(program, timings, total), traffic, strict=True):
+        sizes = {name: getattr(layer, name) for name in ("name", "op", "M", "K", "N", "count", "mode", "macs")}
+        entries.append({**sizes, **_measures(layer.macs, parts, moved, program.config.lanes), "kind": kind(layer)})
+    return entries
+
+
+def kind(layer: Layer) -> str:
+    """What a layer does in its block: patch, norm, qkv, qk, softmax, av, proj, fc1, fc2 or head, else the last part of its name."""
+    if layer.op == "layer_norm":
+        return "norm"
+    first, last = layer.name.split(".")[0], layer.name.split(".")[-1]
+    return {"patch_embed": "patch", "head": "head", "head_dist": "head"}.get(first, last)
+
+
+def _traffic(program: Program) -> list[dict[str, int]]:
+    """Bytes loaded and stored for each layer; what is loaded for no layer (the class token) counts for the one that comes next."""
+    number = {layer.name: index for index, layer in enumerate(program.layers)}
+    result = [dict.fromkeys(_TRAFFIC.values(), 0) for _ in program.layers]
+    owner = len(result) - 1
+    for instruction in reversed(program.instructions):
+        owner = number.get(instruction.layer, owner)
+        if instruction.opcode in _TRAFFIC:
+            result[owner][_TRAFFIC[instruction.opcode]] += instruction.fields["words"] * program.config.lanes
+    return result
+
+
+def _measures(macs: int, reasons: Mapping[str, int], traffic: Mapping[str, int], lanes: int) -> dict[str, Any]:
+    """What is measured of a layer, or of several."""
+    cycles, moved = sum(reasons.values()), sum(traffic.values())
+    return {
+        "cycles": cycles,
+        "utilization": _utilization(macs, lanes, cycles),
+        "bound": max(reasons, key=lambda reason: reasons[reason]) if cycles else _HIDDEN,
+        "reasons": {reason: reasons.get(reason, 0) for reason in REASONS},
+        **traffic,
+        "macs_per_byte": round(macs / moved, 3) if moved else None,
+        "macs_per_cycle": round(macs / cycles, 3) if cycles else 0.0,
+    }
+
+
+def kind_rows(layers: Sequence[Mapping[str, Any]], lanes: int) -> list[dict[str, Any]]:
+    """The layers of each kind added up, in the order in which the kinds come first."""
+    entries = []
+    for name in dict.fromkeys(layer["kind"] for layer in layers):
+        mine = [layer for layer in layers if layer["kind"] == name]
+        macs = sum(layer["macs"] for layer in mine)
+        reasons = {reason: sum(layer["reasons"][reason] for layer in mine) for reason in REASONS}
+        traffic = {key: sum(layer[key] for layer in mine) for key in _TRAFFIC.values()}
+        entries.append({"kind": name, "layers": len(mine), "macs": macs, **_measures(macs, reasons, traffic, lanes)})
+    return entries
 
 
 def _utilization(macs: int, lanes: int, cycles: int) -> float:
@@ -90,72 +125,47 @@ def _utilization(macs: int, lanes: int, cycles: int) -> float:
     return round(macs / (lanes**2 * cycles), 6) if cycles else 0.0
 
 
-def report(program: Program, *, preset: str) -> dict[str, Any]:
-    """Cycles of ``program`` from the timing model, as ``vitloom report --json`` writes them."""
-    timings, total = model_timings(program)
-    layers = layer_rows(program, timings, total)
+def report(program: Program, *, preset: str, clock_mhz: float | None = None) -> dict[str, Any]:
+    """Cycles of ``program`` from the timing model, as ``vitloom report --json`` writes them; times only for a given clock."""
+    timings, cycles = model_timings(program)
+    config = program.config
+    layers = layer_rows(program, timings, cycles)
+    kinds = kind_rows(layers, config.lanes)
     macs = sum(layer["macs"] for layer in layers)
     return {
         "network": program.name,
+        "origin": program.origin,
         "preset": preset,
-        "lanes": program.config.lanes,
+        "lanes": config.lanes,
+        **({} if clock_mhz is None else {"clock_mhz": clock_mhz}),
         "layers": layers,
+        "kinds": kinds,
+        "roofline": {"macs_per_cycle": config.lanes**2, "bytes_per_cycle": config.port_bytes},
+        "memory": memory_summary(program, timings),
         "total": {
             "macs": macs,
-            "cycles": total,
+            "cycles": cycles,
             "lower_bound_cycles": program.lower_bound_cycles,
-            "utilization": _utilization(macs, program.config.lanes, total),
+            "utilization": _utilization(macs, config.lanes, cycles),
+            **{key: sum(layer[key] for layer in layers) for key in ("bytes_loaded", "bytes_stored")},
+            "reasons": {reason: sum(entry["reasons"][reason] for entry in kinds) for reason in REASONS},
+            **_times(cycles, clock_mhz),
         },
+        "configuration": {**asdict(config), "modes": list(config.modes)},
     }
 
 
-def print_report(content: Mapping[str, Any], file: TextIO) -> None:
-    """The table of a report, with a column of measured cycles when it has them."""
-    measured = "cycles_rtl" in content["total"]
-    head = ["layer", "op", "M", "K", "N", "count", "MACs", "cycles", *(["RTL cycles"] if measured else []), "utilization", "bound"]
-    rows = [_row(layer, measured) for layer in content["layers"]]
-    total = {"name": "total", "op": "", "M": "", "K": "", "N": "", "count": "", "bound": "", **content["total"]}
-    print_table(f"{content['network']} on {content['preset']}", head, [*rows, _row(total, measured)], file)
-    bound = content["total"]["lower_bound_cycles"]
-    print(f"the array alone needs {bound} cycles ({100 * bound / content['total']['cycles']:.1f} % of the total)", file=file)
+def _times(cycles: int, clock_mhz: float | None) -> dict[str, float]:
+    if clock_mhz is None:
+        return {}
+    return {"milliseconds": round(cycles / clock_mhz / 1e3, 6), "frames_per_second": round(clock_mhz * 1e6 / cycles, 3)}
 
 
-def _row(entry: Mapping[str, Any], measured: bool) -> list[str]:
-    numbers = [str(entry[key]) for key in ("name", "op", "M", "K", "N", "count", "macs", "cycles")]
-    share = f"{100 * entry['utilization']:.1f} %" if entry["macs"] else ""
-    counted = ["-" if entry["cycles_rtl"] is None else str(entry["cycles_rtl"])] if measured else []
-    return [*numbers, *counted, share, entry["bound"]]
-
-
-def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO) -> None:
-    """A drawn table on a terminal that is wide enough, else plain text in columns. The first two columns and the last are text."""
-    left = [column < 2 or column == len(head) - 1 for column in range(len(head))]
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    console = Console(file=file)
-    if console.is_terminal and console.width >= sum(widths) + 3 * len(widths) + 1:
-        table = Table(title=title)
-        for name, is_left in zip(head, left, strict=True):
-            table.add_column(name, justify="left" if is_left else "right")
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        return
-    print(title, file=file)
-    for row in (head, *rows):
-        cells = [cell.ljust(w) if is_left else cell.rjust(w) for cell, w, is_left in zip(row, widths, left, strict=True)]
-        print("  ".join(cells).rstrip(), file=file)
-
-
-def write_json(content: Mapping[str, Any], path: str) -> None:
-    """Write JSON to a file, all of it or nothing; ``-`` is stdout."""
-    text = json.dumps(content, indent=2) + "\n"
-    if path == "-":
-        sys.stdout.write(text)
-        return
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+def compare(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a configuration: lanes and totals of reports on one network."""
+    names = ("cycles", "lower_bound_cycles", "utilization", "bytes_loaded", "bytes_stored", "reasons", "milliseconds", "frames_per_second")
+    entries = []
+    for content in reports:
+        total = {name: content["total"][name] for name in names if name in content["total"]}
+        entries.append({"preset": content["preset"], "lanes": content["lanes"], **total})
+    return entries

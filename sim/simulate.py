@@ -21,13 +21,14 @@ from ..hw.core import Core
 from ..hw.verilog import to_verilog
 from ..model import golden
 from ..model.network import IntegerNetwork
-from . import bench_core, trace
+from . import trace
 from .report import layer_rows, model_timings, report
 from .runner import Model, build, run
 from .trace import Mismatch, Trace
 
 __all__ = ["SimulationResult", "core_model", "memory_plusargs", "simulate", "write_job"]
 
+_BENCH = f"{__package__}.bench_core"  # by name: cocotb, which it imports, is slow to start
 _TESTBENCH = Path(__file__).with_name("testbench.v")
 _MIN_MEMORY = 4 << 20  # bytes of the bench's memory: small networks share one compiled model
 _SHOWN = 20
@@ -125,7 +126,7 @@ def simulate(
         write_job(folder, program, [pack_input(program, rows) for rows in tensors[network.input]])
         progress(f"simulating {len(images)} runs")
         options = [*memory_plusargs(program), "trace", *plusargs]
-        run(model, bench_core.__name__, test_dir=folder, plusargs=options)
+        run(model, _BENCH, test_dir=folder, plusargs=options)
         progress("comparing")
         _examine(folder, program, network, tensors, result)
     result.wall_seconds = round(time.perf_counter() - began, 3)

@@ -75,6 +75,40 @@ def test_json_on_stdout_is_all_there_is_on_stdout(run):
     assert (status, json.loads(out)["lanes"]) == (0, 4)
 
 
+def test_a_report_goes_into_a_table_and_a_page(run, tmp_path):
+    paths = {name: tmp_path / f"r.{name}" for name in ("json", "csv", "html")}
+    options = [part for name, path in paths.items() for part in (f"--{name}", path)]
+    status, out, _ = run("report", "digits_vit", "--preset", "l8", "--compare", "4,8", "--clock", "25", *options)
+    content = json.loads(paths["json"].read_text())
+    assert status == 0
+    assert [entry["preset"] for entry in content["comparison"]] == ["l4", "l8"]
+    assert content["comparison"][1]["cycles"] == content["total"]["cycles"]
+    assert f"{content['total']['frames_per_second']:.1f} frames a second" in out
+    assert len(paths["csv"].read_text().splitlines()) == len(content["layers"]) + 1
+    assert json.dumps(content["layers"]) in paths["html"].read_text()
+
+
+def test_a_comparison_needs_no_preset(run):
+    status, out, _ = run("report", "digits_vit", "--compare", "8,4", "--json", "-")
+    content = json.loads(out)
+    assert (status, content["preset"], [entry["lanes"] for entry in content["comparison"]]) == (0, "l8", [8, 4])
+    assert "milliseconds" not in content["total"]
+
+
+def test_wrong_options_of_a_report_are_refused(refused, tmp_path):
+    command = ("report", "digits_vit", "--preset", "l8")
+    assert "4, 8, 12, 16, 32, 64 with commas between them, not '9'" in refused(*command, "--compare", "8,9")
+    assert "not ''" in refused(*command, "--compare", "")
+    assert "more than 0 MHz, not 0.0" in refused(*command, "--clock", "0")
+    assert "more than 0 MHz, not nan" in refused(*command, "--clock", "nan")
+    assert "invalid float value: 'fast'" in refused(*command, "--clock", "fast")
+    assert "stdout cannot take two results" in refused(*command, "--json", "-", "--csv", "-")
+    for option in ("--csv", "--html"):
+        assert "cannot write" in refused(*command, option, tmp_path)
+        small = ("--compare", "4,8", "--set", "scratchpad_bytes=8192", option, tmp_path / "r")
+        assert "needs a scratchpad of" in refused(*command, *small)
+
+
 def test_a_setting_overrides_the_preset(run):
     slow, fast = (
         json.loads(run("report", "digits_vit", "--preset", "l8", "--set", f"memory_bytes_per_cycle={value}", "--json", "-")[1])

@@ -170,7 +170,7 @@ def test_the_description_lists_every_buffer_and_weight_chunk(network):
             {"scratchpad_bytes": 4096},
             r"small needs a scratchpad of 8192 bytes in 8 banks; this configuration has 4096, 4096 too few",
         ),
-        ({"program_depth": 64}, r"small takes a program of \d+ instructions; this configuration has program_depth 64"),
+        ({"program_depth": 64}, r"small takes a program of at least \d+ instructions; this configuration has program_depth 64"),
         ({"modes": ("int8",)}, r"blocks.0.attn.av needs the operand mode log2; this core has int8"),
         ({"norm_channels": 16}, r"blocks.0.norm1 has 24 channels; norm_channels allows 16"),
         ({"banks": 2}, r"small does not fit in a scratchpad of 2 banks of any size; this configuration has \d+ bytes"),

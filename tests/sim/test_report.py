@@ -1,5 +1,6 @@
 """Reports: every cycle belongs to one layer, the JSON has the promised shape, and files appear whole or not at all."""
 
+import csv
 import io
 import json
 from dataclasses import replace
@@ -11,8 +12,9 @@ from vitloom.compiler.compile import compile_network
 from vitloom.hw import isa
 from vitloom.hw.config import CoreConfig
 from vitloom.model.networks import integer_network
-from vitloom.sim import report as report_module
-from vitloom.sim.report import attribute, layer_rows, model_timings, print_report, report, write_json
+from vitloom.sim import report_text
+from vitloom.sim.report import REASONS, attribute, compare, kind_rows, layer_rows, model_timings, report
+from vitloom.sim.report_text import layers_csv, print_comparison, print_report, write_json
 from vitloom.sim.sequencer_timing import Timing
 
 CONFIG = CoreConfig(lanes=8)
@@ -73,14 +75,86 @@ def test_utilization_is_macs_over_all_products_that_the_array_can_do(content):
 
 
 def test_the_json_has_the_promised_fields(content):
-    assert list(content) == ["network", "preset", "lanes", "layers", "total"]
+    assert {"network", "origin", "preset", "lanes", "layers", "kinds", "roofline", "memory", "total", "configuration"} == set(content)
     fields = ["name", "op", "M", "K", "N", "count", "mode", "macs", "cycles", "utilization", "bound"]
-    assert all(list(layer) == fields for layer in content["layers"])
-    assert list(content["total"]) == ["macs", "cycles", "lower_bound_cycles", "utilization"]
+    assert all(list(layer)[: len(fields)] == fields for layer in content["layers"])
+    assert list(content["total"])[:4] == ["macs", "cycles", "lower_bound_cycles", "utilization"]
+    assert "digits" in content["origin"]
     names = [layer["name"] for layer in content["layers"]]
     assert {"patch_embed", "blocks.3.attn.qkv", "blocks.0.mlp.fc2", "head"} <= set(names)
     assert len(names) == len(set(names))
     assert {layer["bound"] for layer in content["layers"]} <= {"array", "rows", "memory", "dependency", "hidden"}
+
+
+def test_the_kinds_add_up_the_layers(content):
+    assert [entry["kind"] for entry in content["kinds"]] == ["patch", "norm", "qkv", "qk", "softmax", "av", "proj", "fc1", "fc2", "head"]
+    for name in ("macs", "cycles", "bytes_loaded", "bytes_stored"):
+        assert sum(entry[name] for entry in content["kinds"]) == content["total"][name]
+    assert sum(entry["layers"] for entry in content["kinds"]) == len(content["layers"])
+    qkv = next(entry for entry in content["kinds"] if entry["kind"] == "qkv")
+    assert qkv["cycles"] == sum(layer["cycles"] for layer in content["layers"] if layer["name"].endswith("qkv"))
+    assert kind_rows(content["layers"], content["lanes"]) == content["kinds"]
+
+
+def test_the_reasons_of_a_layer_are_its_cycles(content):
+    for entry in (*content["layers"], *content["kinds"], content["total"]):
+        assert list(entry["reasons"]) == list(REASONS)
+        assert sum(entry["reasons"].values()) == entry["cycles"]
+
+
+def test_the_traffic_is_what_the_instructions_load_and_store(program, content):
+    """Every parameter is loaded once at least, the input and the logits exactly once."""
+    layers = {layer["name"]: layer for layer in content["layers"]}
+    total = content["total"]
+    loaded, stored = (
+        sum(8 * instruction.fields["words"] for instruction in program.instructions if instruction.opcode is opcode)
+        for opcode in (isa.Opcode.LOAD, isa.Opcode.STORE)
+    )
+    assert (total["bytes_loaded"], total["bytes_stored"]) == (loaded, stored)
+    assert total["bytes_loaded"] >= len(program.memory_image) + program.input_region[1] * 8
+    assert layers["blocks.1.mlp.fc2"]["bytes_loaded"] == 64 * 256 + 64 * isa.CONSTANT_BYTES
+    assert (total["bytes_stored"], layers["head"]["bytes_stored"]) == (64, 64)
+    assert layers["blocks.1.mlp.fc2"]["macs_per_byte"] == pytest.approx(17 * 64 * 256 / (64 * 256 + 64 * 8), abs=1e-3)
+
+
+def test_the_banks_hold_what_the_plan_puts_there(program, content):
+    banks = content["memory"]["banks"]
+    assert len(banks) == CONFIG.banks
+    assert sum(bank["bytes"] for bank in banks) == content["memory"]["scratchpad_bytes"] == CONFIG.scratchpad_words * 8
+    weights = program.buffers["weights"].address // CONFIG.bank_words
+    assert {bank["bank"] for bank in banks if bank["buffers"]} >= {0, weights}
+    for bank in banks:
+        assert (0 < bank["peak_bytes"] <= bank["bytes"]) == (bank["buffers"] > 0)
+
+
+def test_times_are_given_for_a_clock_only(program, content):
+    timed = report(program, preset="l8", clock_mhz=50)
+    assert timed["total"]["milliseconds"] == pytest.approx(content["total"]["cycles"] / 50e3, abs=1e-6)
+    assert timed["total"]["frames_per_second"] == pytest.approx(50e6 / content["total"]["cycles"], abs=1e-3)
+    assert "milliseconds" not in content["total"]
+    assert timed["layers"] == content["layers"]
+
+
+def test_a_comparison_has_the_totals_of_each(program, content):
+    other = report(compile_network(integer_network("digits_vit"), CoreConfig(lanes=4)), preset="l4")
+    entries = compare([other, content])
+    assert [(entry["preset"], entry["lanes"]) for entry in entries] == [("l4", 4), ("l8", 8)]
+    for entry, of in zip(entries, (other, content), strict=True):
+        assert all(entry[name] == of["total"][name] for name in ("cycles", "utilization", "lower_bound_cycles", "bytes_loaded"))
+    text = io.StringIO()
+    print_comparison({**content, "comparison": entries}, text)
+    lines = text.getvalue().splitlines()[-2:]
+    assert [line.split()[:3] for line in lines] == [[e["preset"], str(e["lanes"]), str(e["cycles"])] for e in entries]
+
+
+def test_the_csv_has_the_layers_of_the_json(content):
+    lines = list(csv.DictReader(io.StringIO(layers_csv(content))))
+    assert [line["name"] for line in lines] == [layer["name"] for layer in content["layers"]]
+    for line, layer in zip(lines, content["layers"], strict=True):
+        assert [int(line[name]) for name in ("M", "K", "N", "macs", "cycles", "bytes_loaded")] == [
+            layer[name] for name in ("M", "K", "N", "macs", "cycles", "bytes_loaded")
+        ]
+        assert sum(int(line[f"cycles_{reason}"]) for reason in REASONS) == layer["cycles"]
 
 
 def test_a_slow_memory_makes_the_network_wait_for_memory():
@@ -101,10 +175,12 @@ def test_the_plain_table_has_a_line_a_layer(content):
     text = io.StringIO()
     print_report(content, text)
     lines = text.getvalue().splitlines()
-    assert len(lines) == len(content["layers"]) + 4
+    end = len(content["layers"]) + 2
     assert lines[0] == "digits_vit on l8"
     assert lines[2].split()[:6] == ["patch_embed", "gemm", "16", "4", "64", "1"]
-    assert str(content["total"]["cycles"]) in lines[-2]
+    assert str(content["total"]["cycles"]) in lines[end]
+    assert [line.split()[0] for line in lines[end + 4 :]][: len(content["kinds"])] == [entry["kind"] for entry in content["kinds"]]
+    assert content["origin"] in text.getvalue()
 
 
 @pytest.mark.parametrize(("columns", "drawn"), [("140", True), ("80", False)])
@@ -133,11 +209,11 @@ def test_a_failed_write_leaves_the_old_file(content, tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         write_json({"wrong": object()}, str(tmp_path / "a.json"))
 
-    def full(self, text):
+    def full(self, text, encoding):
         self.open("w").close()
         raise OSError("no space left")
 
-    monkeypatch.setattr(report_module.Path, "write_text", full)
+    monkeypatch.setattr(report_text.Path, "write_text", full)
     with pytest.raises(OSError, match="no space"):
         write_json(content, str(tmp_path / "a.json"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
