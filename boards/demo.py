@@ -33,12 +33,6 @@ class Demo(wiring.Component):
         One of them is high.
     """
 
-    start: In(1)
-    digit: Out(range(CLASSES))
-    busy: Out(1)
-    done: Out(1)
-    error: Out(1)
-
     def __init__(self, config: CoreConfig, job: Job):
         size = config.port_bytes
         if not 1 <= len(job.instructions) <= config.program_depth:
@@ -50,7 +44,7 @@ class Demo(wiring.Component):
         self.memory = BlockMemory(size, len(beats), beats)
         self.host = Host(config, job.instructions)
         self.largest = LargestLogit(size, job.logits, job.classes)
-        super().__init__()
+        super().__init__({"start": In(1), "digit": Out(range(CLASSES)), "busy": Out(1), "done": Out(1), "error": Out(1)})
 
     def elaborate(self, platform):
         m = Module()

