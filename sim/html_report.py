@@ -25,6 +25,7 @@ def html_report(content: Mapping[str, Any], windows: Sequence[Window]) -> str:
     kinds = {layer["name"]: layer["kind"] for layer in content["layers"]}
     parts = {
         "title": escape(f"{content['network']} on {content['preset']}"),
+        "core": escape(_core(content)),
         "origin": escape(content["origin"]),
         "cards": _cards(content),
         "reasons": _reasons(content["total"]),
@@ -56,6 +57,13 @@ def _bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f}\u202f{unit}"
     return f"{count}\u202fbytes"
+
+
+def _core(content: Mapping[str, Any]) -> str:
+    """The sizes that matter most."""
+    memory, bandwidth = content["memory"], content["roofline"]["bytes_per_cycle"]
+    scratchpad = f"{_bytes(memory['scratchpad_bytes'])} scratchpad in {len(memory['banks'])} banks"
+    return f"{content['lanes']} × {content['lanes']} array · {scratchpad} · {bandwidth} bytes a cycle of external memory"
 
 
 def _cards(content: Mapping[str, Any]) -> str:
