@@ -126,6 +126,7 @@ def _describe(config: CoreConfig, preset: str, target: Board | None, job: Job | 
             "ram_bytes_of_board": target.memory_bytes,
             "tools": target.tools,
             "programmer": target.programmer,
+            "note": target.note,
         }
     return content
 

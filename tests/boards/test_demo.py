@@ -1,11 +1,16 @@
 # amaranth: UnusedElaboratable=no
+import os
+
 import cocotb
 import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 
 from vitloom.boards.demo import Demo
-from vitloom.boards.jobs import Job, self_test_job
-from vitloom.hw.config import CoreConfig
+from vitloom.boards.jobs import Job, network_job, self_test_job
+from vitloom.compiler.compile import compile_network
+from vitloom.hw.config import PRESETS, CoreConfig
+from vitloom.model.golden import patches, predict
+from vitloom.model.networks import integer_network, samples
 from vitloom.sim.runner import build, run
 from vitloom.sim.streams import reset, start_clock
 
@@ -18,11 +23,11 @@ CONFIG = CoreConfig(
     program_depth=16,
     memory_bytes_per_cycle=2,
 )
-DIGIT = 7
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def the_class_is_shown_after_reset_and_at_every_start(dut):
+    digit = int(os.environ["DIGIT"])
     start_clock(dut)
     dut.start.value = 0
     await reset(dut)
@@ -30,9 +35,9 @@ async def the_class_is_shown_after_reset_and_at_every_start(dut):
         while not dut.done.value:
             await RisingEdge(dut.clk)
             assert dut.busy.value != dut.done.value and not dut.error.value
-        assert dut.digit.value == DIGIT
+        assert dut.digit.value == digit
         await ClockCycles(dut.clk, 5)
-        assert dut.done.value and dut.digit.value == DIGIT
+        assert dut.done.value and dut.digit.value == digit
         dut.start.value = 1
         await ClockCycles(dut.clk, 2)
         dut.start.value = 0
@@ -40,8 +45,17 @@ async def the_class_is_shown_after_reset_and_at_every_start(dut):
 
 
 def test_demo_shows_the_largest_of_copied_numbers(tmp_path):
-    model = build(Demo(CONFIG, self_test_job(CONFIG, DIGIT)), name="demo")
-    run(model, __file__, test_dir=tmp_path)
+    model = build(Demo(CONFIG, self_test_job(CONFIG, 9)), name="demo")
+    run(model, __file__, test_dir=tmp_path, env={"DIGIT": "9"})
+
+
+def test_demo_of_the_reference_board_classifies_a_digit(tmp_path):
+    network, config = integer_network("digits_vit"), PRESETS["ulx3s-85f"]
+    image = samples("digits_vit")[0][1:2]
+    program = compile_network(network, config)
+    job = network_job(program, program.layouts[network.input].pack(patches(network.image, image)[0]))
+    model = build(Demo(config, job), name="demo")
+    run(model, __file__, test_dir=tmp_path, env={"DIGIT": str(predict(network, image)[0])})
 
 
 def test_too_many_classes_for_the_lamps_are_refused():

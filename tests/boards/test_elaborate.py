@@ -64,6 +64,7 @@ def test_the_configuration_says_what_was_made(project):
     runs = content["board"]
     assert runs["name"] == name and runs["ram_bytes_at_least"] <= runs["ram_bytes_of_board"] == BOARDS[name].memory_bytes
     assert runs["runs"] == ("self test" if name == "icebreaker" else "digits_vit")
+    assert runs["note"].startswith("no bitstream") == (name == "icebreaker")
 
 
 def test_verilator_accepts_the_core(project):
