@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ _SIMULATED = ("l8", "l16")
 _IMAGES = 5
 
 
-def resources() -> list[dict[str, Any]]:
-    """Every unit at L = 8 in the reference board's FPGA, placed and routed; the whole core among them."""
-    return [synth(preset(_SYNTHESIS_PRESET), preset=_SYNTHESIS_PRESET, unit=unit, pnr=True) for unit in UNITS]
+def resources(unit: str) -> dict[str, Any]:
+    """A unit (or the core) as configured for the reference board, placed and routed."""
+    return synth(preset(_SYNTHESIS_PRESET), preset=_SYNTHESIS_PRESET, unit=unit, pnr=True)
 
 
 def simulation() -> list[dict[str, Any]]:
@@ -66,15 +67,22 @@ def accuracy() -> dict[str, Any]:
     return {"network": _NETWORK, "images": len(labels), "correct": int((predict(integer_network(_NETWORK), images) == labels).sum())}
 
 
-#: What is measured, in the order of the document.
-PARTS: dict[str, Callable[[], Any]] = {"accuracy": accuracy, "simulation": simulation, "resources": resources}
+#: What is measured, the quick parts first; each unit is a part.
+PARTS: dict[str, Callable[[], Any]] = {
+    "accuracy": accuracy,
+    "simulation": simulation,
+    **{unit: partial(resources, unit) for unit in UNITS},
+}
 
 
 def render(results: dict[str, Any], document: str) -> str:
-    """``document`` with a new text between the marks ``<!-- bench PART -->`` and ``<!-- end -->`` of every part in ``results``."""
+    """``document`` with new text between ``<!-- bench TABLE -->`` and ``<!-- end -->`` for every table that ``results`` has something for.
+
+    Tables are ``resources`` (of the units), ``simulation`` and ``accuracy``.
+    """
     texts = {}
-    if "resources" in results:
-        texts["resources"] = table(results["resources"])
+    if units := [results[unit] for unit in UNITS if unit in results]:
+        texts["resources"] = table(units)
     if "simulation" in results:
         rows = [
             f"| {entry['preset']} | {entry['cycles']} | {100 * entry['utilization']:.1f} % | {entry['cycles_per_second']} | "

@@ -10,16 +10,16 @@ DOCUMENT = "# Title\n<!-- bench resources -->\nold\n<!-- end -->\ntext\n<!-- ben
 
 def test_tables_replace_what_was_between_the_marks():
     unit = {"unit": "core", "lanes": 8, "cells": {cell: 10 + index for index, cell in enumerate(CELLS)}, "fmax": 81.26}
-    text = bench.render({"resources": [unit]}, DOCUMENT)
+    text = bench.render({"core": unit}, DOCUMENT)
     cells = " | ".join(str(10 + index) for index in range(len(CELLS)))
     assert f"| core | 8 | {cells} | 81 |\n<!-- end -->" in text
     assert text.count("old") == 1
-    assert bench.render({"resources": [unit]}, text) == text
+    assert bench.render({"core": unit}, text) == text
 
 
 def test_a_document_without_the_mark_is_refused():
-    with pytest.raises(ValueError, match="the mark '<!-- bench resources -->' once, not 0 times"):
-        bench.render({"resources": []}, "nothing")
+    with pytest.raises(ValueError, match="the mark '<!-- bench accuracy -->' once, not 0 times"):
+        bench.render({"accuracy": {"network": "digits_vit", "correct": 1, "images": 1}}, "nothing")
 
 
 def test_accuracy_is_measured_kept_and_rendered(tmp_path):
@@ -35,4 +35,4 @@ def test_accuracy_is_measured_kept_and_rendered(tmp_path):
 
 def test_an_unknown_part_is_named_with_the_known_ones(capsys):
     assert bench.main(["speed"]) == 2
-    assert "no part 'speed'; there are accuracy, simulation, resources" in capsys.readouterr().err
+    assert "no part 'speed'; there are accuracy, simulation, mac_array" in capsys.readouterr().err
