@@ -31,6 +31,8 @@ def target_words(config: CoreConfig, target: Target) -> int:
             return config.constant_channels // config.lanes * isa.CONSTANT_BYTES
         case Target.NORM_CONSTANTS:
             return config.norm_channels // config.lanes * isa.NORM_BYTES
+        case Target.ROW_MAP:
+            return -(-config.map_rows * isa.ENTRY_BYTES // config.lanes)
         case _:
             return config.tables * table_words(config.lanes)
 
