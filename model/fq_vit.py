@@ -1,40 +1,19 @@
-"""The scheme ``fq-vit-8-8-4``: post-training quantisation after FQ-ViT (Lin et al., IJCAI 2022), operator by operator."""
+"""The scheme ``fq-vit-8-8-4`` for ViT and DeiT: post-training quantisation after FQ-ViT (Lin et al., IJCAI 2022), operator by operator."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arith import scale_to_multiplier
-from .float_vit import LAYER_NORM_EPSILON, State, ViTConfig
-from .layer_norm import layer_norm_parameters
-from .log_softmax import exp_table, log_table
-from .network import (
-    AttentionScores,
-    AttentionValues,
-    Constant,
-    Form,
-    ImageFormat,
-    IntegerNetwork,
-    LayerNorm,
-    Linear,
-    LogSoftmax,
-    Operator,
-    Tensor,
-)
-from .observers import Affine, Calibration, PowerOfTwoFactors, affine, gelu_scales, observe_images, power_of_two_factors
-from .requantize import activation_table, gelu, residual_parameters
+from .float_ops import State
+from .float_vit import LAYER_NORM_EPSILON, ViTConfig
+from .fq_layers import INPUT, PIXELS, LayerBuilder, Stream, symmetric_factors
+from .network import Constant, Form, IntegerNetwork, Linear
+from .observers import observe_images
 
-__all__ = ["SCHEME", "quantize_vit"]
-
-SCHEME = "fq-vit-8-8-4"
-
-_INPUT = "patches"
-_PIXELS = Affine(scale=1 / 255, zero_point=-128)
+__all__ = ["quantize_vit"]
 
 
 def quantize_vit(
@@ -45,231 +24,49 @@ def quantize_vit(
     Weights are int8, symmetric, a scale per output channel. Activations are int8 with min/max ranges: the residual stream with
     power-of-two factors per channel, q, k and v symmetric with a scale per head, all others asymmetric. Attention is 4-bit log2.
     """
-    builder = _Builder(config=config, state=state, calibration=observe_images(config, state, images))
-    stream = builder.embed()
+    calibration = observe_images(config, state, images)
+    builder = LayerBuilder(config=config, state=state, calibration=calibration, epsilon=LAYER_NORM_EPSILON)
+    stream = _embed(builder, config)
     for index in range(config.depth):
-        stream = builder.block(f"blocks.{index}", stream)
-    outputs = builder.heads(stream)
-    shape = {"channels": config.in_chans, "size": config.img_size, "patch": config.patch_size}
-    return IntegerNetwork(
-        name=name,
-        scheme=SCHEME,
-        origin=origin,
-        image=ImageFormat(**shape, mean=list(config.mean), std=list(config.std)),
-        input=_INPUT,
-        outputs=outputs,
-        tensors=builder.tensors,
-        constants=builder.constants,
-        operators=builder.operators,
-        arrays=builder.arrays,
-        labels=list(labels),
+        stream = _block(builder, config, f"blocks.{index}", stream)
+    prefix = config.prefix_tokens
+    normed = builder.norm("norm", stream, prefix)
+    outputs = builder.heads({name: ("norm", row) for row, name in enumerate(("head", "head_dist")[:prefix])}, normed)
+    return builder.network(outputs, name=name, origin=origin, labels=labels)
+
+
+def _embed(builder: LayerBuilder, config: ViTConfig) -> Stream:
+    """Patch embedding of raw pixels, plus position as a parameter residual; class (and distillation) token as constant rows."""
+    name, prefix, state = "patch_embed", config.prefix_tokens, builder.state
+    weight = builder.patches()
+    factors = builder.stream_tensor(name, config.tokens)
+    position = state["pos_embed"][0]
+    tokens = [state[token][0, 0] for token in ("cls_token", "dist_token")[:prefix]]
+    builder.constants.append(Constant(name="cls_token", output=name))
+    builder.arrays["cls_token.value"] = factors.quantize(np.stack(tokens) + position[:prefix])
+
+    table = symmetric_factors(position[prefix:])
+    builder.arrays[f"{name}.residual"] = table.quantize(position[prefix:])
+    multiplier = builder.epilogue(name, weight, PIXELS, factors.steps, residual=table.steps)
+    builder.operators.append(
+        Linear(
+            name=name,
+            input=INPUT,
+            output=name,
+            form=Form.RESIDUAL,
+            rows=config.patches,
+            output_row=prefix,
+            residual_multiplier=multiplier,
+        )
     )
+    return Stream(name=name, factors=factors)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Weight:
-    """Integer weight (N, K) and bias (N,) of a linear layer, and the real value (N,) of one step of its accumulator."""
-
-    weight: NDArray[np.int8]
-    bias: NDArray[np.float64]
-    step: NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stream:
-    """The residual stream: the tensor's name and its power-of-two factors."""
-
-    name: str
-    factors: PowerOfTwoFactors
-
-
-@dataclass(kw_only=True)
-class _Builder:
-    """Appends tensors, operators and arrays in execution order. Every method returns what its output is called or scaled by."""
-
-    config: ViTConfig
-    state: State
-    calibration: Calibration
-    tensors: list[Tensor] = field(default_factory=list)
-    constants: list[Constant] = field(default_factory=list)
-    operators: list[Operator] = field(default_factory=list)
-    arrays: dict[str, NDArray] = field(default_factory=dict)
-
-    def embed(self) -> _Stream:
-        """Patch embedding of raw pixels, plus position as a parameter residual; class (and distillation) token as constant rows."""
-        config, name = self.config, "patch_embed"
-        self._tensor(_INPUT, _PIXELS, rows=config.patches, channels=config.in_chans * config.patch_size**2)
-        factors = self._stream_tensor(name)
-        position, prefix = self.state["pos_embed"][0], config.prefix_tokens
-        tokens = [self.state[token][0, 0] for token in ("cls_token", "dist_token")[:prefix]]
-        self.constants.append(Constant(name="cls_token", output=name))
-        self.arrays["cls_token.value"] = factors.quantize(np.stack(tokens) + position[:prefix])
-
-        mean, std = (np.repeat(np.asarray(v, np.float64), config.patch_size**2) for v in (config.mean, config.std))
-        weight = self.state["patch_embed.proj.weight"].reshape(config.embed_dim, -1) / std
-        folded = _integer_weight(weight, self.state["patch_embed.proj.bias"], _PIXELS.scale)
-        # With the rounded weights a pixel equal to the mean gives the bias exactly.
-        folded = _Weight(weight=folded.weight, bias=folded.bias - folded.weight @ mean / _PIXELS.scale, step=folded.step)
-        table = _position_factors(position[prefix:])
-        self.arrays[f"{name}.residual"] = table.quantize(position[prefix:])
-        multiplier = self._epilogue(name, folded, _PIXELS, factors.steps, residual=table.steps)
-        self.operators.append(
-            Linear(
-                name=name,
-                input=_INPUT,
-                output=name,
-                form=Form.RESIDUAL,
-                rows=config.patches,
-                output_row=prefix,
-                residual_multiplier=multiplier,
-            )
-        )
-        return _Stream(name=name, factors=factors)
-
-    def block(self, name: str, stream: _Stream) -> _Stream:
-        """Attention and MLP with their norms and residual additions."""
-        normed = self._norm(f"{name}.norm1", stream, self.config.tokens)
-        stream = self._onto_stream(f"{name}.attn.proj", *self._attention(f"{name}.attn", f"{name}.norm1", normed), stream)
-        normed = self._norm(f"{name}.norm2", stream, self.config.tokens)
-        hidden = self._gelu_layer(f"{name}.mlp.fc1", f"{name}.norm2", normed)
-        return self._onto_stream(f"{name}.mlp.fc2", f"{name}.mlp.fc1", hidden, stream)
-
-    def heads(self, stream: _Stream) -> list[str]:
-        """Final norm of the prefix tokens and one head for each; all logits have the same step."""
-        prefix = self.config.prefix_tokens
-        normed = self._norm("norm", stream, prefix)
-        names = ["head", "head_dist"][:prefix]
-        weights = {name: self._weight(name, normed) for name in names}
-        step = max(float(weight.step.max()) for weight in weights.values())
-        for row, (name, weight) in enumerate(weights.items()):
-            self._tensor(name, Affine(scale=step, zero_point=0), rows=1, channels=self.config.num_classes, bits=32)
-            self._epilogue(name, weight, normed, np.full(self.config.num_classes, step))
-            self.operators.append(Linear(name=name, input="norm", output=name, form=Form.RAW, rows=1, input_row=row))
-        return names
-
-    def _norm(self, name: str, stream: _Stream, rows: int) -> Affine:
-        output = self._range_tensor(name, rows=rows, channels=self.config.embed_dim)
-        gamma, beta = self.state[f"{name}.weight"], self.state[f"{name}.bias"]
-        gain, offset, epsilon = layer_norm_parameters(
-            gamma, beta, stream.factors.scale, LAYER_NORM_EPSILON, output.scale, output.zero_point, self.config.embed_dim
-        )
-        self.arrays |= {f"{name}.alpha": stream.factors.alpha, f"{name}.gain": gain, f"{name}.offset": offset}
-        self.operators.append(LayerNorm(name=name, input=stream.name, output=name, rows=rows, epsilon=epsilon))
-        return output
-
-    def _attention(self, name: str, source: str, normed: Affine) -> tuple[str, Affine]:
-        """q, k, v, logits, softmax, attention times v."""
-        config, heads, size = self.config, self.config.num_heads, self.config.head_dim
-        qkv, qk, softmax, av = (f"{name}.{part}" for part in ("qkv", "qk", "softmax", "av"))
-        largest = np.maximum(-self.calibration.low(qkv), self.calibration.high(qkv)).reshape(3, heads, size).max(axis=-1)
-        scale_q, scale_k, scale_v = scales = np.where(largest > 0, largest, 1).astype(np.float64) / 127
-
-        self._tensor(qkv, Affine(scale=1.0, zero_point=0), rows=config.tokens, groups=3 * heads, channels=size)
-        self._epilogue(qkv, self._weight(qkv, normed), normed, np.repeat(scales.reshape(-1), size))
-        self.operators.append(Linear(name=qkv, input=source, output=qkv, rows=config.tokens))
-
-        logits = self._range_tensor(qk, rows=config.tokens, groups=heads, channels=config.tokens)
-        self._multipliers(qk, scale_q * scale_k / (math.sqrt(size) * logits.scale))
-        self.operators.append(AttentionScores(name=qk, input=qkv, output=qk, heads=heads))
-
-        self._tensor(softmax, Affine(scale=1.0, zero_point=0), rows=config.tokens, groups=heads, channels=config.tokens)
-        self.arrays |= {f"{softmax}.exp_table": exp_table(logits.scale), f"{softmax}.log_table": log_table(logits.scale)}
-        self.operators.append(LogSoftmax(name=softmax, input=qk, output=softmax))
-
-        output = self._range_tensor(av, rows=config.tokens, groups=heads, channels=size)
-        self._multipliers(av, np.repeat(scale_v, size) * 2.0**-14 / output.scale)
-        self.operators.append(AttentionValues(name=av, input=softmax, values=qkv, output=av, heads=heads))
-        return av, output
-
-    def _gelu_layer(self, name: str, source: str, normed: Affine) -> Affine:
-        low, high = self.calibration.low(name).min(), self.calibration.high(name).max()
-        entry, output = gelu_scales(float(low), float(high), self.calibration.sample(name))
-        self._tensor(name, output, rows=self.config.tokens, channels=self.config.hidden_dim)
-        self.arrays[f"{name}.table"] = activation_table(gelu, entry.scale, entry.zero_point, output.scale, output.zero_point)
-        weight = self._weight(name, normed)
-        # The epilogue adds the output's zero point; the table starts from its own.
-        moved = weight.bias + (entry.zero_point - output.zero_point) * entry.scale / weight.step
-        steps = np.full(self.config.hidden_dim, entry.scale)
-        self._epilogue(name, _Weight(weight=weight.weight, bias=moved, step=weight.step), normed, steps)
-        self.operators.append(Linear(name=name, input=source, output=name, form=Form.TABLE, rows=self.config.tokens))
-        return output
-
-    def _onto_stream(self, name: str, source: str, scale: Affine, stream: _Stream) -> _Stream:
-        """A linear layer added to the residual stream."""
-        factors = self._stream_tensor(name)
-        multiplier = self._epilogue(name, self._weight(name, scale), scale, factors.steps, residual=stream.factors.steps)
-        self.operators.append(
-            Linear(
-                name=name,
-                input=source,
-                output=name,
-                form=Form.RESIDUAL,
-                rows=self.config.tokens,
-                residual=stream.name,
-                residual_zero=stream.factors.zero_point,
-                residual_multiplier=multiplier,
-            )
-        )
-        return _Stream(name=name, factors=factors)
-
-    def _weight(self, name: str, source: Affine) -> _Weight:
-        weight = self.state[f"{name}.weight"]
-        return _integer_weight(weight, self.state.get(f"{name}.bias", np.zeros(len(weight), np.float32)), source.scale)
-
-    def _epilogue(self, name: str, layer: _Weight, source: Affine, steps: NDArray, residual: NDArray | None = None) -> int:
-        """Arrays of a linear layer whose output channels have the ``steps``; the multiplier of the residual, 0 without."""
-        total = layer.weight.sum(axis=1, dtype=np.int64)
-        bias = np.rint(layer.bias).astype(np.int64) - source.zero_point * total
-        bound = int((np.abs(layer.weight.astype(np.int64)).sum(axis=1) * 128 + np.abs(bias)).max())
-        if bound >= 2**31:
-            raise ValueError(f"{name}: the accumulator and its bias can reach {bound}, which 32 bits do not hold")
-        self.arrays |= {f"{name}.weight": layer.weight, f"{name}.bias": bias.astype(np.int32)}
-        shift = self._multipliers(name, layer.step / steps)
-        if residual is None:
-            return 0
-        multiplier, self.arrays[f"{name}.residual_shift"] = residual_parameters(residual / steps, shift)
-        return multiplier
-
-    def _multipliers(self, name: str, scale: NDArray[np.float64]) -> NDArray[np.uint8]:
-        multiplier, shift = scale_to_multiplier(scale)
-        self.arrays |= {f"{name}.multiplier": multiplier, f"{name}.shift": shift}
-        return shift
-
-    def _tensor(self, name: str, scale: Affine, *, rows: int, channels: int, groups: int = 1, bits: int = 8) -> None:
-        self.tensors.append(
-            Tensor(name=name, rows=rows, groups=groups, channels=channels, zero_point=scale.zero_point, scale=scale.scale, bits=bits)
-        )
-
-    def _range_tensor(self, name: str, *, rows: int, channels: int, groups: int = 1) -> Affine:
-        """An activation with one scale for the whole observed range."""
-        scale = affine(self.calibration.low(name).min(), self.calibration.high(name).max())
-        self._tensor(name, scale, rows=rows, groups=groups, channels=channels)
-        return scale
-
-    def _stream_tensor(self, name: str) -> PowerOfTwoFactors:
-        seen = self.calibration
-        factors = power_of_two_factors(seen.low(name), seen.high(name), seen.sample(name))
-        scale = Affine(scale=factors.scale, zero_point=factors.zero_point)
-        self._tensor(name, scale, rows=self.config.tokens, channels=self.config.embed_dim)
-        return factors
-
-
-def _integer_weight(weight: NDArray, bias: NDArray, input_scale: float) -> _Weight:
-    """Symmetric int8 weight with a scale per output channel; the bias, unrounded, in steps of the accumulator.
-
-    A channel whose weights are tiny beside its bias gets a coarser scale, so that the bias stays below 2**29 steps.
-    """
-    largest = np.abs(weight).max(axis=1).astype(np.float64) / 127
-    scale = np.maximum(largest, np.abs(bias) / (input_scale * 2**29))
-    scale = np.where(scale > 0, scale, 1.0)
-    integers = np.clip(np.rint(weight / scale[:, None]), -128, 127).astype(np.int8)
-    step = scale * input_scale
-    return _Weight(weight=integers, bias=bias / step, step=step)
-
-
-def _position_factors(position: NDArray[np.float32]) -> PowerOfTwoFactors:
-    """Symmetric scale for (rows, C) parameters: of four, each half the next, each channel takes the smallest that holds it."""
-    largest = np.abs(position).max(axis=0).astype(np.float64) / 127
-    scale = float(largest.max()) / 8 or 1.0
-    alpha = np.ceil(np.log2(np.maximum(largest, scale) / scale)).astype(np.uint8)
-    return PowerOfTwoFactors(scale=scale, zero_point=0, alpha=np.minimum(alpha, 3))
+def _block(builder: LayerBuilder, config: ViTConfig, name: str, stream: Stream) -> Stream:
+    """Attention and MLP with their norms and residual additions."""
+    normed = builder.norm(f"{name}.norm1", stream, config.tokens)
+    mixed = builder.attention(f"{name}.attn", f"{name}.norm1", normed, config.num_heads)
+    stream = builder.onto_stream(f"{name}.attn.proj", *mixed, stream)
+    normed = builder.norm(f"{name}.norm2", stream, config.tokens)
+    hidden = builder.gelu_layer(f"{name}.mlp.fc1", f"{name}.norm2", normed)
+    return builder.onto_stream(f"{name}.mlp.fc2", f"{name}.mlp.fc1", hidden, stream)

@@ -16,10 +16,11 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .architectures import DATA, DIGITS
 from .checkpoint import save_checkpoint
-from .float_vit import LAYER_NORM_EPSILON, ViTConfig, forward, normalise
+from .float_ops import normalise
+from .float_vit import LAYER_NORM_EPSILON, ViTConfig, forward
 from .golden import predict
-from .networks import DATA, DIGITS
 from .quantize import quantize_digits
 
 __all__ = ["main"]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vitloom.model.checkpoint import load_checkpoint
-from vitloom.model.float_vit import ViTConfig, forward, gelu, normalise, random_state
+from vitloom.model.float_ops import gelu, normalise
+from vitloom.model.float_vit import ViTConfig, forward, random_state
 from vitloom.model.networks import ARCHITECTURES
 from vitloom.model.requantize import gelu as exact_gelu
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from vitloom.model.checkpoint import load_checkpoint, save_checkpoint
-from vitloom.model.float_vit import ViTConfig, forward, normalise, random_state
+from vitloom.model.float_ops import normalise
+from vitloom.model.float_vit import ViTConfig, forward, random_state
 from vitloom.model.golden import predict, run
 from vitloom.model.network import Form, IntegerNetwork, LayerNorm, Linear
 from vitloom.model.networks import ARCHITECTURES, DIGITS, integer_network, samples
 from vitloom.model.networks import DATA as SHIPPED_DATA
 from vitloom.model.observers import affine, gelu_scales, observe_images, power_of_two_factors
-from vitloom.model.quantize import quantize, quantize_checkpoint, quantize_digits, untrained_network
+from vitloom.model.quantize import quantize, quantize_checkpoint, quantize_digits
 
 DATA = Path(__file__).parents[1] / "data"
 PUBLISHED = ViTConfig(img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=96, depth=4, num_heads=3, mean=(0.5,), std=(0.5,))
@@ -151,7 +152,7 @@ def test_norms_and_residuals_share_the_streams_factors():
 
 
 def test_accumulators_cannot_overflow():
-    network = untrained_network("deit_tiny")
+    network = quantize(SMALL, random_state(SMALL), _images(4), name="small", origin="random")
     for operator in network.operators:
         if isinstance(operator, Linear):
             weight, bias = (network.arrays[f"{operator.name}.{part}"].astype(np.int64) for part in ("weight", "bias"))
