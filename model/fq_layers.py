@@ -116,9 +116,8 @@ class LayerBuilder:
         factors = stream.factors
         gain, offset, epsilon = layer_norm_parameters(gamma, beta, factors.scale, self.epsilon, steps, zero, len(factors.alpha))
         self.arrays |= {f"{name}.alpha": factors.alpha, f"{name}.gain": gain, f"{name}.offset": offset}
+        self._map(name, output_rows)
         mapped = output_rows is not None
-        if mapped:
-            self.arrays[f"{name}.output_rows"] = output_rows
         self.operators.append(LayerNorm(name=name, input=stream.name, output=name, rows=rows, epsilon=epsilon, mapped=mapped))
 
     def attention(self, name: str, source: str, normed: Affine, heads: int, windows: int = 1, **bias: NDArray) -> tuple[str, Affine]:
@@ -209,8 +208,7 @@ class LayerBuilder:
         merged, mapped = output_groups is not None, output_rows is not None
         factors = self.stream_tensor(name, rows, groups=4 if merged else 1)
         multiplier = self.epilogue(name, self.weight(name, scale), scale, factors.steps, residual=stream.factors.steps)
-        self.arrays |= {f"{name}.output_rows": output_rows} if mapped else {}
-        self.arrays |= {f"{name}.output_groups": output_groups} if merged else {}
+        self._map(name, output_rows, output_groups)
         self.operators.append(
             Linear(
                 name=name,
@@ -262,6 +260,12 @@ class LayerBuilder:
         multiplier, shift = scale_to_multiplier(scale)
         self.arrays |= {f"{name}.multiplier": multiplier, f"{name}.shift": shift}
         return shift
+
+    def _map(self, name: str, rows: NDArray[np.uint16] | None, groups: NDArray[np.uint8] | None = None) -> None:
+        """Arrays that say where the rows of a layer go, where it is mapped."""
+        for part, places in (("output_rows", rows), ("output_groups", groups)):
+            if places is not None:
+                self.arrays[f"{name}.{part}"] = places
 
     def tensor(self, name: str, scale: Affine, *, rows: int, channels: int, groups: int = 1, bits: int = 8) -> None:
         """Append a tensor."""

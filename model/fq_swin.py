@@ -84,7 +84,8 @@ def _block(builder: LayerBuilder, stage: SwinStage, block: int, stream: Stream, 
     mixed = builder.attention(attn, norm1, normed, stage.num_heads, stage.windows, **bias)
     stream = builder.onto_stream(f"{attn}.proj", *mixed, stream, back)
     hidden = builder.gelu_layer(fc1, norm2, builder.norm(norm2, stream, stage.tokens))
-    return builder.onto_stream(fc2, fc1, hidden, stream, *(merge_rows(stage.side) if merging else ()))
+    rows, groups = merge_rows(stage.side) if merging else (None, None)
+    return builder.onto_stream(fc2, fc1, hidden, stream, rows, groups)
 
 
 def _pool(builder: LayerBuilder, stream: Stream, rows: int) -> Affine:

@@ -129,8 +129,8 @@ def _attention_scores(network: IntegerNetwork, operator: AttentionScores, tensor
 
 def _log_softmax(network: IntegerNetwork, operator: LogSoftmax, tensors: Tensors) -> None:
     logits = _split(tensors[operator.input], 1, network.tensor(operator.input).groups)
-    tables = (network.arrays[f"{operator.name}.{part}_table"] for part in ("exp", "log"))
-    tensors[operator.output][...] = _join(log_softmax(logits, *tables, masked=operator.masked)).view(np.int8)
+    exp_table, log_table = (network.arrays[f"{operator.name}.{part}_table"] for part in ("exp", "log"))
+    tensors[operator.output][...] = _join(log_softmax(logits, exp_table, log_table, masked=operator.masked)).view(np.int8)
 
 
 def _attention_values(network: IntegerNetwork, operator: AttentionValues, tensors: Tensors) -> None:
@@ -152,8 +152,9 @@ def _layer_norm(network: IntegerNetwork, operator: LayerNorm, tensors: Tensors) 
 
 def _average_pool(network: IntegerNetwork, operator: AveragePool, tensors: Tensors) -> None:
     total = tensors[operator.input].sum(axis=1, dtype=np.int32)
-    scale = (np.repeat(network.arrays[f"{operator.name}.{part}"], total.shape[-1]) for part in ("bias", "multiplier", "shift"))
-    tensors[operator.output][:, 0] = requantize(total, *scale, network.tensor(operator.output).zero_point)
+    arrays, columns = network.arrays, total.shape[-1]
+    bias, multiplier, shift = (np.repeat(arrays[f"{operator.name}.{part}"], columns) for part in ("bias", "multiplier", "shift"))
+    tensors[operator.output][:, 0] = requantize(total, bias, multiplier, shift, network.tensor(operator.output).zero_point)
 
 
 def _split(tensor: NDArray, windows: int, groups: int) -> NDArray:

@@ -108,7 +108,7 @@ def layer_norm_parameters(
     s1 : scale of input channels with alpha 0. s_out : step of the output, one or one per channel.
     Rounded to 10 fraction bits and clipped: ``|gamma / s_out| < 128``, ``|beta / s_out + z_out| < 512``.
     """
-    gamma, beta = np.asarray(gamma, dtype=np.float64), np.asarray(beta, dtype=np.float64)
+    gamma, beta, s_out = (np.asarray(v, dtype=np.float64) for v in (gamma, beta, s_out))
     for name, vector in (("gamma", gamma), ("beta", beta)):
         if vector.shape != (channels,):
             raise ValueError(f"{name} must have the shape ({channels},), not {vector.shape}")
