@@ -12,9 +12,13 @@ from .config import CoreConfig
 from .epilogue.lane import TableWrite
 from .isa import Error, Opcode, Target
 from .memory_port import ADDRESS_BITS, MAX_BURST, REQUEST, MemoryPort
+from .row_map import MapWrite
 from .scratchpad import READ_LATENCY, ReadPort, WritePort
 
 __all__ = ["LoadEngine", "StoreEngine", "table_words", "target_words"]
+
+#: Targets whose words are written an entry at a time.
+_ENTRIES = (Target.FUNCTION_TABLE, Target.EXP_TABLE, Target.ROW_MAP)
 
 
 def table_words(lanes: int) -> int:
@@ -81,11 +85,12 @@ class _Bursts(wiring.Component):
 
 
 class LoadEngine(wiring.Component):
-    """Executes LOAD: external memory to scratchpad, constants or tables. One instruction at a time.
+    """Executes LOAD: external memory to scratchpad, constants, tables or row map. One instruction at a time.
 
-    An instruction is checked before anything is requested: no words or no such target is ``Error.FIELD``; words outside the target, or
-    a table load that does not begin with a table, is ``Error.ADDRESS``. A beat that is answered with an error is ``Error.MEMORY_READ``:
-    its word and those after it are not written, and the engine takes the beats that it requested. There is no ``done`` after an error.
+    An instruction is checked before anything is requested: no words or no such target in this core is ``Error.FIELD``; words outside the
+    target, or a table load that does not begin with a table, is ``Error.ADDRESS``. A beat that is answered with an error is
+    ``Error.MEMORY_READ``: its word and those after it are not written, and the engine takes the beats that it requested. There is no
+    ``done`` after an error.
 
     Throughput: a beat a cycle, and an entry a cycle: the first beat of a word comes with the last table entry of the word before.
     From ``start`` to ``done`` there are :meth:`cycles` cycles when the memory never waits; the next instruction may start with ``done``.
@@ -117,6 +122,8 @@ class LoadEngine(wiring.Component):
         To the epilogue, to LayerNorm.
     table : ``Out(TableWrite(config, signed(8)))``
     exp_table : ``Out(TableWrite(config, EXP_ENTRY))``
+    row_map : ``Out(MapWrite(config))``
+        Only with ``config.map_rows``.
     """
 
     def __init__(self, config: CoreConfig):
@@ -138,12 +145,14 @@ class LoadEngine(wiring.Component):
         }
         for name, target in (("constants", Target.CONSTANTS), ("norm_constants", Target.NORM_CONSTANTS)):
             members[name] = Out(WritePort(ceil_log2(target_words(config, target)), lanes))
+        if config.map_rows:
+            members["row_map"] = Out(MapWrite(config))
         super().__init__(members)
 
     @staticmethod
     def cycles(config: CoreConfig, words: int, target: Target = Target.SCRATCHPAD) -> int:
         """Cycles from ``start`` to ``done`` when the memory never waits: data begins ``memory_latency`` cycles after its request."""
-        entries = config.lanes // isa.ENTRY_BYTES if target in (Target.FUNCTION_TABLE, Target.EXP_TABLE) else 1
+        entries = config.lanes // isa.ENTRY_BYTES if target in _ENTRIES else 1
         return config.memory_latency + 3 + words * (config.beats + entries - 1)
 
     def elaborate(self, platform):
@@ -156,7 +165,7 @@ class LoadEngine(wiring.Component):
         running, full, failed = Signal(), Signal(), Signal()  # full: `word` is complete and is being written
         word = Signal(8 * config.lanes, reset_less=True)
         beat, part = Signal(range(config.beats)), Signal(range(config.lanes // isa.ENTRY_BYTES))
-        entries = (body.target == Target.FUNCTION_TABLE) | (body.target == Target.EXP_TABLE)
+        entries = Cat(body.target == target for target in _ENTRIES).any()
         last_part = ~entries | (part == config.lanes // isa.ENTRY_BYTES - 1)
         taken, written = Signal(), Signal()
         m.d.comb += [
@@ -210,6 +219,8 @@ class LoadEngine(wiring.Component):
         end = body.destination + body.words
         with m.Switch(body.target):
             for target in Target:
+                if not target_words(self.config, target):
+                    continue  # as if there were no such target
                 with m.Case(target):
                     outside = end > target_words(self.config, target)
                     if target in (Target.FUNCTION_TABLE, Target.EXP_TABLE):
@@ -245,6 +256,18 @@ class LoadEngine(wiring.Component):
                 port.address.eq(Cat(entry[:8], table)),
                 port.data.eq(word[: Shape.cast(port.data.shape()).width]),
             ]
+        if self.config.map_rows:
+            self._write_map(m, body, word, valid & (body.target == Target.ROW_MAP), begin)
+
+    def _write_map(self, m: Module, body: data.View, word: Value, valid: Value, begin: Value) -> None:
+        """Write the lowest entry of ``word`` into the row map."""
+        entry = Signal(isa.MAP_ENTRY.width + 1, reset_less=True)
+        with m.If(begin):
+            m.d.sync += entry.eq(_times(body.destination, self.config.lanes // isa.ENTRY_BYTES))
+        with m.Elif(valid):
+            m.d.sync += entry.eq(entry + 1)
+        port = self.row_map
+        m.d.comb += [port.enable.eq(valid & (entry < self.config.map_rows)), port.address.eq(entry), port.data.eq(word)]
 
 
 class StoreEngine(wiring.Component):
