@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..hw import isa
 from ..hw.config import CoreConfig
-from ..hw.memory_engines import table_words
+from ..hw.memory_engines import table_words, target_words
 from .program import Program, token_sources
 
 __all__ = ["check"]
@@ -21,27 +21,37 @@ _ARRAY = isa.Queue.ARRAY.value
 
 @dataclass
 class _Words:
-    """Addresses of one memory, as a base and steps with counts."""
+    """Addresses of one memory: each of ``bases``, and steps with counts from there."""
 
-    base: int
+    bases: NDArray[np.int64]
     steps: tuple[tuple[int, int], ...]
     port: str = ""
 
-    @property
+    @cached_property
+    def first(self) -> int:
+        return int(self.bases.min())
+
+    @cached_property
     def last(self) -> int:
-        return self.base + sum(step * (count - 1) for step, count in self.steps)
+        return int(self.bases.max()) + sum(step * (count - 1) for step, count in self.steps)
 
     @cached_property
     def addresses(self) -> NDArray[np.int64]:
-        result = np.array([self.base])
+        result = self.bases
         for step, count in self.steps:
             result = (result[:, None] + step * np.arange(count)).ravel()
         return np.unique(result)
 
     def overlaps(self, other: _Words) -> bool:
-        if self.last < other.base or other.last < self.base:
+        if self.last < other.first or other.last < self.first:
             return False
         return np.intersect1d(self.addresses, other.addresses, assume_unique=True).size > 0
+
+    def banks(self, bank_words: int) -> int:
+        """The banks, a bit each."""
+        if self.first // bank_words == self.last // bank_words:
+            return 1 << self.first // bank_words
+        return sum(1 << int(bank) for bank in np.flatnonzero(np.bincount(self.addresses // bank_words)))
 
 
 @dataclass
@@ -54,26 +64,19 @@ class _Footprint:
     write_banks: int = 0
     ports: dict[str, int] = field(default_factory=dict)
 
-    def read(self, memory: isa.Target, base: int, *steps: tuple[int, int], port: str = "") -> None:
-        self.reads.setdefault(memory, []).append(_Words(base, steps, port))
+    def read(self, memory: isa.Target, base: int | NDArray[np.int64], *steps: tuple[int, int], port: str = "") -> None:
+        self.reads.setdefault(memory, []).append(_Words(np.atleast_1d(base), steps, port))
 
-    def write(self, memory: isa.Target, base: int, *steps: tuple[int, int]) -> None:
-        self.writes.setdefault(memory, []).append(_Words(base, steps))
+    def write(self, memory: isa.Target, base: int | NDArray[np.int64], *steps: tuple[int, int]) -> None:
+        self.writes.setdefault(memory, []).append(_Words(np.atleast_1d(base), steps))
 
     def close(self, config: CoreConfig) -> None:
         """Compute the banks."""
-
-        def banks(words: _Words) -> int:
-            mask = 0
-            for bank in np.unique(words.addresses // config.bank_words):
-                mask |= 1 << int(bank)
-            return mask
-
         for words in self.reads.get(isa.Target.SCRATCHPAD, []):
-            self.ports[words.port] = banks(words)
-            self.read_banks |= banks(words)
+            self.ports[words.port] = words.banks(config.bank_words)
+            self.read_banks |= self.ports[words.port]
         for words in self.writes.get(isa.Target.SCRATCHPAD, []):
-            self.write_banks |= banks(words)
+            self.write_banks |= words.banks(config.bank_words)
 
     def touches(self, other: _Footprint) -> bool:
         """Whether one writes what the other reads or writes."""
@@ -83,8 +86,16 @@ class _Footprint:
         )
 
 
-def _footprint(opcode: isa.Opcode, f: dict[str, int], config: CoreConfig) -> _Footprint:
+def _footprint(opcode: isa.Opcode, f: dict[str, int], config: CoreConfig, offsets: NDArray[np.int64]) -> _Footprint:
+    """``offsets``: the row maps on chip, by entry."""
     result, pad, table = _Footprint(), isa.Target.SCRATCHPAD, table_words(config.lanes)
+    rows = np.arange(f.get("rows", 0))
+    mapped = f.get("map", 0)
+    if mapped:
+        result.read(isa.Target.ROW_MAP, f["map_base"] * isa.ENTRY_BYTES // config.lanes, (1, _map_words(f, config)))
+        rows_out = offsets[f["map_base"] : f["map_base"] + len(rows)]
+    else:
+        rows_out = rows * f.get("output_row", 0)
     match opcode:
         case isa.Opcode.LOAD:
             target = isa.Target(f["target"])
@@ -92,21 +103,22 @@ def _footprint(opcode: isa.Opcode, f: dict[str, int], config: CoreConfig) -> _Fo
         case isa.Opcode.STORE:
             result.read(pad, f["source"], (1, f["words"]), port="store")
         case isa.Opcode.MATMUL:
-            rows, k, n = f["rows"], f["k_tiles"], f["n_tiles"]
-            result.read(pad, f["moving"], (f["moving_row"], rows), (f["moving_k"], k), port="moving")
+            k, n = f["k_tiles"], f["n_tiles"]
+            result.read(pad, f["moving"], (f["moving_row"], len(rows)), (f["moving_k"], k), port="moving")
             steps = ((f["stationary_word"], config.lanes), (f["stationary_k"], k), (f["stationary_n"], n))
             result.read(pad, f["stationary"], *steps, port="stationary")
             if f["form"] == isa.Form.RESIDUAL.value:
-                result.read(pad, f["residual"], (f["output_row"], rows), (f["output_n"], n), port="residual")
+                rows_in = rows_out if mapped == 3 else rows * f["output_row"]
+                result.read(pad, f["residual"] + rows_in, (f["output_n"], n), port="residual")
             if f["form"] == isa.Form.TABLE.value:
                 result.read(isa.Target.FUNCTION_TABLE, f["table"] * table, (1, table))
             words = 4 if f["form"] == isa.Form.RAW.value else 1
-            result.write(pad, f["output"], (f["output_row"], rows), (f["output_n"], n), (1, words))
+            result.write(pad, f["output"] + rows_out, (f["output_n"], n), (1, words))
             blocks = n if f["constant_n"] else 1
             result.read(isa.Target.CONSTANTS, f["constant"] * isa.CONSTANT_BYTES, (1, blocks * isa.CONSTANT_BYTES))
         case isa.Opcode.SOFTMAX | isa.Opcode.NORM:
-            result.read(pad, f["input"], (f["input_row"], f["rows"]), (f["input_word"], f["words"]), port="rows")
-            result.write(pad, f["output"], (f["output_row"], f["rows"]), (f["output_word"], f["words"]))
+            result.read(pad, f["input"], (f["input_row"], len(rows)), (f["input_word"], f["words"]), port="rows")
+            result.write(pad, f["output"] + rows_out, (f["output_word"], f["words"]))
             if opcode is isa.Opcode.SOFTMAX:
                 result.read(isa.Target.EXP_TABLE, f["table"] * table, (1, table))
             else:
@@ -115,6 +127,12 @@ def _footprint(opcode: isa.Opcode, f: dict[str, int], config: CoreConfig) -> _Fo
             pass
     result.close(config)
     return result
+
+
+def _map_words(f: dict[str, int], config: CoreConfig) -> int:
+    """Words in which the entries of an instruction lie."""
+    entries = config.lanes // isa.ENTRY_BYTES
+    return (f["map_base"] + f["rows"] - 1) // entries - f["map_base"] // entries + 1
 
 
 def _meet(earlier: _Footprint, later: _Footprint, *, same_queue: bool, adjacent: bool) -> str:
@@ -137,21 +155,58 @@ def check(program: Program) -> None:
     Recomputes everything from the encoded words: which words each instruction touches, and from queues and tokens which instructions have
     surely ended when another starts.
     """
-    config = program.config
-    headers = [isa.unpack(isa.HEADER, word) for word in program.words()]
-    footprints = []
-    for index, (word, header) in enumerate(zip(program.words(), headers, strict=True)):
+    config, memory = program.config, program.memory_image
+    headers, footprints = [], []
+    offsets = np.zeros(target_words(config, isa.Target.ROW_MAP) * config.lanes // isa.ENTRY_BYTES, np.int64)
+    for index, word in enumerate(program.words()):
+        header = isa.unpack(isa.HEADER, word)
         opcode = isa.Opcode(header["opcode"])
-        footprint = _footprint(opcode, isa.unpack(isa.BODIES[opcode], word >> isa.HEADER.size), config)
+        body = isa.unpack(isa.BODIES[opcode], word >> isa.HEADER.size)
+        if opcode is isa.Opcode.LOAD and body["target"] == isa.Target.ROW_MAP.value:
+            first, size = body["destination"] * config.lanes // isa.ENTRY_BYTES, body["words"] * config.lanes
+            entries = np.frombuffer(memory, "<u4", size // isa.ENTRY_BYTES, body["memory"] * config.lanes)
+            offsets[first : first + len(entries)] = entries
+        footprint = _footprint(opcode, body, config, offsets)
         for words in (*footprint.reads.get(isa.Target.SCRATCHPAD, []), *footprint.writes.get(isa.Target.SCRATCHPAD, [])):
             if words.last >= config.scratchpad_words:
                 raise RuntimeError(f"instruction {index} reaches address {words.last} of {config.scratchpad_words}")
         masks = list(footprint.ports.values())
         if any(a & b for i, a in enumerate(masks) for b in masks[:i]):
             raise RuntimeError(f"operands of instruction {index} share a bank")
+        headers.append(header)
         footprints.append(footprint)
     _check_order(program, headers, footprints)
     _check_tokens(program)
+
+
+class _Lane:
+    """The instructions of one queue: their bank masks, and the first and last address of all that they read and write."""
+
+    def __init__(self, indices: list[int], footprints: list[_Footprint]) -> None:
+        self.indices = indices
+        mine = [footprints[index] for index in indices]
+        self.banks = np.array([(each.read_banks, each.write_banks) for each in mine], object).reshape(-1, 2)
+        extents = [_extents(each) for each in mine]
+        self.starts = np.cumsum([0, *map(len, extents)])
+        self.extents = np.concatenate([np.zeros((0, 4), np.int64), *extents])
+        self.positions = np.repeat(np.arange(len(mine)), np.diff(self.starts))
+
+    def candidates(self, footprint: _Footprint, first: int, last: int) -> set[int]:
+        """Of instructions ``first`` .. ``last`` - 1 of the queue, those whose address ranges or banks meet the footprint's."""
+        low, high = self.starts[first], self.starts[last]
+        memory, write, begin, end = self.extents[low:high].T
+        found = np.zeros(high - low, bool)
+        for mine, mine_write, mine_begin, mine_end in _extents(footprint).tolist():
+            found |= (memory == mine) & (write | mine_write).astype(bool) & (begin <= mine_end) & (end >= mine_begin)
+        meet = (self.banks[first:last, 0] & footprint.read_banks) | (self.banks[first:last, 1] & footprint.write_banks)
+        return {*self.positions[low:high][found].tolist(), *(first + np.flatnonzero(meet)).tolist()}
+
+
+def _extents(footprint: _Footprint) -> NDArray[np.int64]:
+    """(n, 4): memory, whether it is written, first and last address."""
+    kinds = ((footprint.reads, 0), (footprint.writes, 1))
+    rows = [(memory.value, write, w.first, w.last) for kind, write in kinds for memory, words in kind.items() for w in words]
+    return np.array(rows, np.int64).reshape(-1, 4)
 
 
 def _check_order(program: Program, headers: list[dict[str, int]], footprints: list[_Footprint]) -> None:
@@ -159,27 +214,28 @@ def _check_order(program: Program, headers: list[dict[str, int]], footprints: li
     sources = token_sources(program.instructions)
     started: list[NDArray[np.int64]] = []  # by instruction: how many of each queue have ended when it starts
     ended: list[NDArray[np.int64]] = []  # and when it ends
-    members: list[list[int]] = [[] for _ in range(isa.QUEUES)]
+    queues = [_Lane([i for i, header in enumerate(headers) if header["queue"] == queue], footprints) for queue in range(isa.QUEUES)]
+    counts = [0] * isa.QUEUES  # instructions of each queue so far
     for index, header in enumerate(headers):
         queue = header["queue"]
         clock = np.zeros(isa.QUEUES, np.int64)
-        before = members[queue][-1] if members[queue] else None
+        before = queues[queue].indices[counts[queue] - 1] if counts[queue] else None
         if before is not None:
             alone = queue != _ARRAY or header["wait"] >> queue & 1
             clock = np.maximum(clock, ended[before] if alone else started[before])
         for source in sources[index]:
             clock = np.maximum(clock, ended[source])
-        for other, indices in enumerate(members):
-            for position in range(clock[other], len(indices)):
-                earlier = indices[position]
+        for other, lane in enumerate(queues):
+            for position in sorted(lane.candidates(footprints[index], int(clock[other]), counts[other])):
+                earlier = lane.indices[position]
                 adjacent = earlier == before
                 if reason := _meet(footprints[earlier], footprints[index], same_queue=other == queue, adjacent=adjacent):
                     raise RuntimeError(f"instructions {earlier} and {index} may run together and {reason}")
         started.append(clock)
-        members[queue].append(index)
+        counts[queue] += 1
         end = clock if before is None else np.maximum(clock, ended[before])
         end = end.copy()
-        end[queue] = len(members[queue])
+        end[queue] = counts[queue]
         ended.append(end)
 
 

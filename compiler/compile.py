@@ -30,8 +30,9 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
     Raises ``ValueError`` when the core cannot run the network: a mode or a unit too small, a scratchpad or program memory too small.
     """
     image = MemoryImage(network, config.lanes)
-    if image.words > _MEMORY_WORDS:
-        size, limit = image.words * config.lanes, _MEMORY_WORDS * config.lanes
+    words = sum(size for _, size in image.finish({})[1].values())
+    if words > _MEMORY_WORDS:
+        size, limit = words * config.lanes, _MEMORY_WORDS * config.lanes
         raise ValueError(f"{network.name} takes {size} bytes of external memory; {limit} can be addressed")
     best: tuple[int, Program] | None = None
     lengths: list[int] = []
@@ -87,7 +88,8 @@ def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) 
 def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Program:
     lowered = lower(network, config, image, plan)
     buffers = _place(lowered, config, plan)
-    resolved = [_resolve(instruction, buffers) for instruction in lowered.instructions]
+    content, regions = image.finish(lowered.row_maps)
+    resolved = [_resolve(instruction, buffers, regions) for instruction in lowered.instructions]
     instructions = synchronise(resolved, Hazards(buffers, config, placed=True))
     by_layer: dict[str, list[int]] = {}
     for index, instruction in enumerate(instructions):
@@ -100,10 +102,10 @@ def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, pl
         buffers=buffers,
         layers=[replace(layer, instructions=tuple(by_layer[layer.name])) for layer in lowered.layers],
         layouts=lowered.layouts,
-        memory_image=image.data,
-        memory_plan=image.regions,
-        input_region=image.regions["input"],
-        output_regions={name: image.regions[name] for name in network.outputs},
+        memory_image=content,
+        memory_plan=regions,
+        input_region=regions["input"],
+        output_regions={name: regions[name] for name in network.outputs},
     )
 
 
@@ -164,11 +166,11 @@ def _costs(
     return costs
 
 
-def _resolve(instruction: Instruction, buffers: dict[str, Buffer]) -> Instruction:
+def _resolve(instruction: Instruction, buffers: dict[str, Buffer], regions: dict[str, tuple[int, int]]) -> Instruction:
     """The instruction with addresses."""
     fields = dict(instruction.fields)
-    for name, (buffer, offset) in instruction.anchors.items():
-        fields[name] = buffers[buffer].address + offset
+    for name, (place, offset) in instruction.anchors.items():
+        fields[name] = offset + (regions[place][0] if name == "memory" else buffers[place].address)
     part = instruction.slice
     if part is not None:
         part = replace(part, address=part.address + buffers[instruction.writes[0].buffer].address)

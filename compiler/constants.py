@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from amaranth import Shape
@@ -10,8 +11,8 @@ from amaranth.lib import data
 from numpy.typing import NDArray
 
 from ..hw import isa
-from ..model.network import AttentionScores, AttentionValues, Form, IntegerNetwork, LayerNorm, Linear, LogSoftmax, Operator
-from .layout import Layout
+from ..model.network import AttentionScores, AttentionValues, AveragePool, Form, IntegerNetwork, LayerNorm, Linear, LogSoftmax, Operator
+from .layout import Layout, ceil_div
 
 __all__ = ["MemoryImage", "pack_norm_constants", "pack_records", "pack_weights"]
 
@@ -51,9 +52,9 @@ def pack_norm_constants(alpha: NDArray, gain: NDArray, offset: NDArray, target: 
 
 
 class MemoryImage:
-    """External memory from address 0 on: parameters, then the input, then the outputs. Addresses and sizes are in words of L bytes.
+    """The parameters as they lie in external memory, from address 0 on, each from a word of L bytes on.
 
-    Names: ``<constant>.value``, and by operator ``.weight``, ``.constants``, ``.table``, ``.residual``; ``input`` and each output tensor's.
+    Names: ``<constant>.value``, and by operator ``.weight``, ``.constants``, ``.table``, ``.residual``, ``.bias``, ``.ones``.
 
     Parameters
     ----------
@@ -64,19 +65,28 @@ class MemoryImage:
     def __init__(self, network: IntegerNetwork, lanes: int) -> None:
         self.network, self.lanes = network, lanes
         self.layouts = {tensor.name: Layout.of(tensor, lanes) for tensor in network.tensors}
-        self.regions: dict[str, tuple[int, int]] = {}
-        self.words = 0
-        parts = []
-        for name, content in self._parts():
-            parts.append(content + bytes(-len(content) % lanes))
-            self._add(name, len(parts[-1]) // lanes)
-        self.data = b"".join(parts)
-        for name, tensor in (("input", network.input), *((output, output) for output in network.outputs)):
-            self._add(name, self.layouts[tensor].rows * self.layouts[tensor].width)
+        for operator in network.operators:
+            # LayerNorm works word by word: the groups of its input stay padded as they are.
+            if isinstance(operator, LayerNorm):
+                rows, source = self.layouts[operator.output].rows, self.layouts[operator.input]
+                self.layouts[operator.output] = replace(source, rows=rows)
+        self.parts = {name: content + bytes(-len(content) % lanes) for name, content in self._parts()}
 
-    def _add(self, name: str, words: int) -> None:
-        self.regions[name] = (self.words, words)
-        self.words += words
+    def words(self, name: str) -> int:
+        """Size of a part."""
+        return len(self.parts[name]) // self.lanes
+
+    def finish(self, row_maps: Mapping[str, bytes]) -> tuple[bytes, dict[str, tuple[int, int]]]:
+        """All bytes from address 0 on, with the row maps of a program, and by name the word address and words of everything.
+
+        The input and the outputs follow the parameters, as ``input`` and under the names of their tensors.
+        """
+        parts = self.parts | {name: content + bytes(-len(content) % self.lanes) for name, content in row_maps.items()}
+        sizes = {name: len(content) // self.lanes for name, content in parts.items()}
+        for name, tensor in (("input", self.network.input), *((output, output) for output in self.network.outputs)):
+            sizes[name] = self.layouts[tensor].rows * self.layouts[tensor].width
+        starts = np.cumsum([0, *sizes.values()]).tolist()
+        return b"".join(parts.values()), {name: (start, size) for start, (name, size) in zip(starts, sizes.items(), strict=False)}
 
     def _parts(self) -> Iterator[tuple[str, bytes]]:
         for constant in self.network.constants:
@@ -91,6 +101,8 @@ class MemoryImage:
         target = self.layouts[operator.output]
         match operator:
             case Linear():
+                if f"{name}.output_groups" in arrays:
+                    target = replace(target, groups=1)
                 yield f"{name}.weight", pack_weights(arrays[f"{name}.weight"], self.layouts[operator.input], target)
                 bias, residual_shift = arrays[f"{name}.bias"], arrays.get(f"{name}.residual_shift")
                 yield f"{name}.constants", self._constants(target, name, bias, residual_shift)
@@ -101,10 +113,22 @@ class MemoryImage:
                     yield f"{name}.residual", target.pack(arrays[f"{name}.residual"], operator.residual_zero)
             case AttentionScores():
                 heads = Layout(rows=1, groups=operator.heads, channels=self.lanes, lanes=self.lanes)
-                parts = {part: np.repeat(arrays[f"{name}.{part}"], self.lanes) for part in ("multiplier", "shift")}
-                yield f"{name}.constants", self._records(heads, np.zeros(operator.heads * self.lanes, np.int32), None, **parts)
+                scale = [np.repeat(arrays[f"{name}.{part}"], self.lanes) for part in ("multiplier", "shift")]
+                residual_shift = np.repeat(arrays[f"{name}.residual_shift"], self.lanes) if operator.bias else None
+                yield f"{name}.constants", self._records(heads, np.zeros(operator.heads * self.lanes, np.int32), residual_shift, *scale)
+                if operator.bias:
+                    # Head by head, so that a head's can be loaded alone: (heads, types, T, T).
+                    rows = arrays[f"{name}.bias"].swapaxes(0, 1).reshape(-1, target.channels)
+                    yield f"{name}.bias", replace(target, rows=len(rows), groups=1).pack(rows)
             case AttentionValues():
                 yield f"{name}.constants", self._constants(target, name, np.zeros(target.groups * target.channels, np.int32), None)
+            case AveragePool():
+                block = Layout(rows=1, groups=1, channels=self.lanes, lanes=self.lanes)
+                scale = [np.repeat(arrays[f"{name}.{part}"], self.lanes) for part in ("bias", "multiplier", "shift")]
+                yield f"{name}.constants", self._records(block, scale[0], None, *scale[1:])
+                rows = self.layouts[operator.input].rows
+                ones = np.arange(ceil_div(rows, self.lanes) * self.lanes) < rows
+                yield f"{name}.ones", ones.astype(np.int8).tobytes()
             case LogSoftmax():
                 entries = {"exp": arrays[f"{name}.exp_table"], "log": arrays[f"{name}.log_table"]}
                 yield f"{name}.table", pack_records(isa.EXP_ENTRY, isa.ENTRY_BYTES, **entries).tobytes()

@@ -25,6 +25,7 @@ class Space(StrEnum):
     NORM_CONSTANTS = "norm_constants"
     FUNCTION_TABLES = "function_tables"
     EXP_TABLES = "exp_tables"
+    ROW_MAP = "row_map"
 
 
 class Port(StrEnum):
@@ -79,6 +80,8 @@ class TensorSlice:
         Scratchpad address of the first word, and words from a row to the next.
     padding : int or None
         Value of padding columns; None where they hold anything.
+    places : tuple of (int, int, int)
+        Of rows that go through a row map: row of the tensor, first word in it, and address, the latter relative to ``address``.
     """
 
     tensor: str
@@ -89,6 +92,15 @@ class TensorSlice:
     address: int
     stride: int
     padding: int | None
+    places: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """By row that is written (rows, 3): row of the tensor, first word in it, and scratchpad address of that word."""
+        if self.places:
+            return np.array(self.places) + np.array([0, 0, self.address])
+        steps = np.arange(self.rows)[:, None]
+        return np.array([self.row, self.word, self.address]) + steps * np.array([1, 0, self.stride])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,14 +299,14 @@ def expected_words(program: Program, instruction: Instruction, tensors: Mapping[
     if part is None:
         return {}
     layout = program.layouts[part.tensor]
-    values = np.asarray(tensors[part.tensor])[part.row : part.row + part.rows]
-    words = np.frombuffer(layout.pack(values, part.padding or 0), np.uint8)
-    known = layout.pack(np.full_like(values, -1), 0 if part.padding is None else -1)
-    mask = np.frombuffer(known, np.uint8)
-    shape = (part.rows, layout.width, layout.lanes)
-    words, mask = words.reshape(shape), mask.reshape(shape)
-    return {
-        part.address + row * part.stride + word: (words[row, part.word + word].tobytes(), mask[row, part.word + word].tobytes())
-        for row in range(part.rows)
-        for word in range(part.words)
-    }
+    rows, words, addresses = part.targets.T[:, :, None]
+    values = np.asarray(tensors[part.tensor])[rows[:, 0]]
+    known = np.full_like(values[:1], -1)
+    shape = (-1, layout.width, layout.lanes)
+    packed = np.frombuffer(layout.pack(values, part.padding or 0), np.uint8).reshape(shape)
+    mask = np.frombuffer(layout.pack(known, 0 if part.padding is None else -1), np.uint8).reshape(shape)[0]
+    word = words + np.arange(part.words)
+    content, care = packed[np.arange(part.rows)[:, None], word], mask[word]
+    pairs = zip(content.reshape(-1, layout.lanes), care.reshape(-1, layout.lanes), strict=True)
+    places = (addresses + np.arange(part.words)).ravel().tolist()
+    return {address: (each.tobytes(), cares.tobytes()) for address, (each, cares) in zip(places, pairs, strict=True)}
