@@ -18,8 +18,8 @@ from .boards.synth import UNITS, synth, table
 from .compiler.compile import compile_network
 from .hw.config import PRESETS, preset
 from .model.network import ImageFormat, IntegerNetwork
-from .model.networks import ARCHITECTURES, SHIPPED, integer_network, samples
-from .model.quantize import SCHEMES, quantize_checkpoint, untrained_network
+from .model.networks import ARCHITECTURES, SHIPPED, integer_network, network_structure, samples
+from .model.quantize import SCHEMES, quantize_checkpoint
 from .sim.report import print_report, report, write_json
 from .sim.runner import SimulationError
 from .sim.simulate import SimulationResult, simulate
@@ -135,7 +135,7 @@ def _list(given: argparse.Namespace) -> int:
 
 def _report(given: argparse.Namespace) -> int:
     config = preset(given.preset, given.settings)
-    content = report(compile_network(_network(given.network), config), preset=given.preset)
+    content = report(compile_network(_network(given.network, weights=False), config), preset=given.preset)
     if given.json:
         write_json(content, given.json)
     if given.json != "-":
@@ -191,13 +191,13 @@ def _check_output(path: str) -> None:
         raise ValueError(f"cannot write {path}: {'it is a folder' if Path(path).is_dir() else f'there is no folder {Path(path).parent}'}")
 
 
-def _network(name: str) -> IntegerNetwork:
-    """A built-in network, or the one in a file."""
-    if name in SHIPPED:
-        return integer_network(name)
+def _network(name: str, *, weights: bool = True) -> IntegerNetwork:
+    """A built-in network, or the one in a file; without ``weights`` a built-in one may have only its shapes."""
     if name in ARCHITECTURES:
-        _progress(f"{name} ships without weights; random ones take the same time")
-        return untrained_network(name)
+        network = integer_network(name) if weights else network_structure(name)
+        if name not in SHIPPED:
+            _progress(f"{name}: {network.origin}")
+        return network
     if Path(name).exists():
         return IntegerNetwork.load(name)
     raise ValueError(f"no network {name!r}: it is neither a file nor one of {', '.join(ARCHITECTURES)}")

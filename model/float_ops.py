@@ -74,6 +74,10 @@ class ImageConfig:
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, not {self.std}")
 
+    def parameter_shapes(self) -> Shapes:
+        """Name and shape of every parameter of timm's state dict, in its order."""
+        raise NotImplementedError
+
     @property
     def patches(self) -> int:
         return (self.img_size // self.patch_size) ** 2
@@ -135,9 +139,7 @@ def layer_norm(state: State, name: str, x: Float, epsilon: float, saw: Observer)
     return result
 
 
-def attention(
-    state: State, name: str, x: Float, heads: int, saw: Observer, bias: Float | None = None, mask: Float | None = None
-) -> Float:
+def attention(state: State, name: str, x: Float, heads: int, saw: Observer, bias: Float | None = None, mask: Float | None = None) -> Float:
     """Multi-head self-attention of (B, tokens, width), its projection included.
 
     bias : (heads, tokens, tokens), added to the scaled logits. mask : (W, tokens, tokens), added after ``saw`` has had the logits;

@@ -89,7 +89,7 @@ class ViTConfig(ImageConfig):
         return shapes
 
 
-def random_state(config: ViTConfig, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+def random_state(config: ImageConfig, seed: int = 0) -> dict[str, NDArray[np.float32]]:
     """Untrained parameters, deterministic, that keep activations near deviation 1; for tests of small networks only."""
     rng = np.random.default_rng(seed)
     state = {}

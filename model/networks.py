@@ -1,52 +1,58 @@
-"""Networks known by name: configurations of timm's vision transformers, and the trained network that ships with the package."""
+"""Networks known by name: with the weights that ship with the package, a user's, synthetic ones, or none."""
 
 from __future__ import annotations
 
-import difflib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .float_vit import ViTConfig
+from .architectures import ARCHITECTURES, DATA, DIGITS, architecture
+from .checkpoint import is_integer_network, load_checkpoint
+from .float_swin import SwinConfig
+from .fq_layers import SCHEME
 from .network import IntegerNetwork
+from .quantize import quantize
+from .structure import check_arrays, vit_structure
+from .swin_structure import swin_structure
+from .synthetic import shaped_images, synthetic_state
 
-__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "SHIPPED", "architecture", "integer_network", "samples"]
-
-DATA = Path(__file__).parent / "data"
-
-DIGITS = ViTConfig(img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=4, num_heads=2, mean=(0.5,), std=(0.5,))
-_HALF = (0.5, 0.5, 0.5)  # timm's ViT weights, unlike DeiT's, take pixels in -1..1
-
-ARCHITECTURES: dict[str, ViTConfig] = {
-    "digits_vit": DIGITS,
-    "deit_tiny": ViTConfig(embed_dim=192, depth=12, num_heads=3),
-    "deit_small": ViTConfig(embed_dim=384, depth=12, num_heads=6),
-    "deit_base": ViTConfig(embed_dim=768, depth=12, num_heads=12),
-    "deit_tiny_distilled": ViTConfig(embed_dim=192, depth=12, num_heads=3, distilled=True),
-    "vit_base": ViTConfig(embed_dim=768, depth=12, num_heads=12, mean=_HALF, std=_HALF),
-    "vit_large": ViTConfig(embed_dim=1024, depth=24, num_heads=16, mean=_HALF, std=_HALF),
-}
+__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "SHIPPED", "architecture", "integer_network", "network_structure", "samples"]
 
 SHIPPED = ("digits_vit",)
 """Networks whose weights are in the package."""
 
-
-def architecture(name: str) -> ViTConfig:
-    """Configuration of a known name."""
-    if name not in ARCHITECTURES:
-        close = difflib.get_close_matches(name, ARCHITECTURES, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ValueError(f"unknown architecture {name!r}; {hint}known: {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name]
+_CALIBRATION_IMAGES = 2
 
 
-def integer_network(name: str) -> IntegerNetwork:
-    """Trained network of a shipped name."""
-    architecture(name)
-    if name not in SHIPPED:
-        raise ValueError(f"{name} ships without weights; quantize a checkpoint of it first (with weights: {', '.join(SHIPPED)})")
-    return IntegerNetwork.load(DATA / f"{name}.int.safetensors")
+def integer_network(name: str, checkpoint: Path | str | None = None) -> IntegerNetwork:
+    """Network of a known name; its ``origin`` says where the weights come from.
+
+    Without a checkpoint: the trained network of a shipped name, else synthetic weights (:func:`.synthetic.synthetic_state`, seed 0).
+    checkpoint : an integer network's file, or a float checkpoint with timm's names. A float one is calibrated on shaped noise, which
+    ``origin`` says; for accuracy, quantise it with images (:func:`.quantize.quantize_checkpoint`).
+    Raises ``ValueError`` that names the first differing tensor for a checkpoint of another architecture.
+    """
+    config = architecture(name)
+    if checkpoint is not None and is_integer_network(checkpoint):
+        network = IntegerNetwork.load(checkpoint)
+        classes = len(network.arrays.get(f"{network.outputs[0]}.bias", ())) or config.num_classes
+        check_arrays(network, _structure(name, classes), str(checkpoint))
+        return network
+    if checkpoint is None and name in SHIPPED:
+        return IntegerNetwork.load(DATA / f"{name}.int.safetensors")
+    if checkpoint is None:
+        state, source = synthetic_state(config), "synthetic weights (seed 0)"
+    else:
+        (config, state), source = load_checkpoint(checkpoint, config), Path(checkpoint).name
+    images = shaped_images(config, _CALIBRATION_IMAGES)
+    return quantize(config, state, images, name=name, origin=f"{source}, calibrated on {len(images)} images of 1/f noise")
+
+
+def network_structure(name: str) -> IntegerNetwork:
+    """Network of a known name without weights, at once: what a report needs, since cycles do not depend on weights."""
+    return _structure(name, architecture(name).num_classes)
 
 
 def samples(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -55,3 +61,11 @@ def samples(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         raise ValueError(f"{name} ships without samples; networks with samples: {', '.join(SHIPPED)}")
     with np.load(DATA / "digits_samples.npz", allow_pickle=False) as file:
         return file["images"], file["labels"]
+
+
+def _structure(name: str, classes: int) -> IntegerNetwork:
+    config = replace(architecture(name), num_classes=classes)
+    origin = "no weights: shapes only"
+    if isinstance(config, SwinConfig):
+        return swin_structure(config, name=name, scheme=SCHEME, origin=origin)
+    return vit_structure(config, name=name, scheme=SCHEME, origin=origin)

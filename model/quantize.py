@@ -11,22 +11,19 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from .architectures import DATA, Config, architecture
 from .checkpoint import load_checkpoint
 from .float_ops import State
 from .float_swin import SwinConfig
-from .float_vit import ViTConfig, random_state
 from .fq_layers import SCHEME
 from .fq_swin import quantize_swin
 from .fq_vit import quantize_vit
 from .network import IntegerNetwork
-from .networks import DATA, architecture
 
-__all__ = ["SCHEMES", "quantize", "quantize_checkpoint", "quantize_digits", "untrained_network"]
+__all__ = ["SCHEMES", "quantize", "quantize_checkpoint", "quantize_digits"]
 
 
-def _fq_vit(
-    config: ViTConfig | SwinConfig, state: State, images: NDArray[np.uint8], *, name: str, origin: str, labels: Sequence[str]
-) -> IntegerNetwork:
+def _fq_vit(config: Config, state: State, images: NDArray[np.uint8], *, name: str, origin: str, labels: Sequence[str]) -> IntegerNetwork:
     if isinstance(config, SwinConfig):
         return quantize_swin(config, state, images, name=name, origin=origin, labels=labels)
     return quantize_vit(config, state, images, name=name, origin=origin, labels=labels)
@@ -36,7 +33,7 @@ SCHEMES = {SCHEME: _fq_vit}
 
 
 def quantize(
-    config: ViTConfig | SwinConfig,
+    config: Config,
     state: State,
     calibration_images: NDArray[np.uint8],
     *,
@@ -82,13 +79,6 @@ def quantize_digits(folder: Path = DATA) -> IntegerNetwork:
     images = _load_images(folder / "digits_calibration.npz")
     origin = "trained on scikit-learn's digits by vitloom.model.train_digits"
     return quantize(config, state, images, name="digits_vit", origin=origin, labels=[str(digit) for digit in range(10)])
-
-
-def untrained_network(name: str, seed: int = 0) -> IntegerNetwork:
-    """Network of a known name with random weights: what it computes means nothing, how long it takes does."""
-    config = architecture(name)
-    noise = np.random.default_rng(seed).integers(0, 256, (1, config.in_chans, config.img_size, config.img_size), dtype=np.uint8)
-    return quantize(config, random_state(config, seed), noise, name=name, origin=f"random weights, seed {seed}")
 
 
 def _quantiser(scheme: str) -> Callable[..., IntegerNetwork]:

@@ -11,7 +11,8 @@ from vitloom.hw import isa
 from vitloom.hw.config import CoreConfig
 from vitloom.model import golden
 from vitloom.model.float_vit import ViTConfig, random_state
-from vitloom.model.quantize import quantize, untrained_network
+from vitloom.model.networks import network_structure
+from vitloom.model.quantize import quantize
 
 SMALL = ViTConfig(img_size=12, patch_size=3, in_chans=3, num_classes=7, embed_dim=20, depth=2, num_heads=2, mean=(0.5,), std=(0.5,))
 SHAPES = {
@@ -113,7 +114,7 @@ def test_layers_count_every_mac_and_own_their_instructions(network):
 
 def test_deit_tiny_reaches_the_published_tile_limit():
     """4 947 552 cycles at L = 16: what the sum of the tiles of all its products takes."""
-    program = compile_network(untrained_network("deit_tiny"), CoreConfig())
+    program = compile_network(network_structure("deit_tiny"), CoreConfig())
     assert program.lower_bound_cycles == 4_947_552
     check(program)
 

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from vitloom.model.checkpoint import infer_config, load_checkpoint, save_checkpoint
+from vitloom.model.float_swin import SwinConfig
 from vitloom.model.float_vit import ViTConfig, random_state
 from vitloom.model.networks import DIGITS, architecture, integer_network, samples
 
@@ -41,6 +42,17 @@ def test_shapes_say_everything_but_heads_and_pixel_statistics(changed):
     assert infer_config(random_state(config), given) == config
 
 
+def test_shapes_of_a_swin_transformer_say_everything_but_the_size_of_its_images(tmp_path):
+    config = SwinConfig(img_size=56, num_classes=5, embed_dim=16, depths=(2, 1), num_heads=(2, 4), mlp_ratio=2.0)
+    state = random_state(config)
+    assert infer_config(state, {"img_size": 56}) == config
+    with pytest.raises(ValueError, match="does not say its img_size"):
+        infer_config(state, {"num_heads": (2, 4)})
+    save_checkpoint(tmp_path / "c.safetensors", config, state)
+    assert load_checkpoint(tmp_path / "c.safetensors")[0] == config
+    assert load_checkpoint(tmp_path / "c.safetensors", replace(config, num_classes=1000))[0] == config
+
+
 def test_a_fine_tuned_head_may_have_other_classes(tmp_path, state):
     save_file(state, tmp_path / "c.safetensors")
     config, _ = load_checkpoint(tmp_path / "c.safetensors", replace(CONFIG, num_classes=1000))
@@ -62,6 +74,7 @@ def test_wrong_parameters_are_named_and_counted(tmp_path, state):
     with pytest.raises(ValueError) as error:
         load_checkpoint(tmp_path / "c.safetensors", CONFIG)
     message = str(error.value)
+    assert "c.safetensors does not fit the architecture, first in blocks.1.norm1.weight: " in message
     assert "6 missing (blocks.1.norm1.weight, blocks.1.norm1.bias, blocks.1.attn.qkv.weight, blocks.1.attn.qkv.bias, and 2 more)" in message
     assert "1 unexpected (head_dist.weight)" in message
     assert "1 wrongly shaped (norm.weight (13,) instead of (12,))" in message
@@ -119,8 +132,6 @@ def test_an_unknown_architecture_is_refused_with_the_nearest():
         architecture("deit_tinny")
 
 
-def test_networks_without_weights_say_so():
-    with pytest.raises(ValueError, match="deit_tiny ships without weights"):
-        integer_network("deit_tiny")
+def test_networks_without_samples_say_so():
     with pytest.raises(ValueError, match="deit_tiny ships without samples"):
         samples("deit_tiny")
