@@ -1,15 +1,13 @@
 """A quantised Swin transformer: its logits beside the float network's, and what the quantiser makes of bias, mask and merging."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import load_file
 
+from vitloom.model.checkpoint import load_checkpoint
 from vitloom.model.float_ops import normalise
-from vitloom.model.float_swin import SwinConfig, forward
+from vitloom.model.float_swin import forward
 from vitloom.model.golden import run
 from vitloom.model.network import AttentionScores, AveragePool, LayerNorm, Linear
 from vitloom.model.quantize import quantize
@@ -24,8 +22,7 @@ def _images(count: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def micro():
     """The small random network of timm."""
-    with safe_open(ORACLE, "np") as file:
-        return SwinConfig(**json.loads(file.metadata()["config"])), load_file(ORACLE)
+    return load_checkpoint(ORACLE)
 
 
 @pytest.fixture(scope="module")
