@@ -7,11 +7,12 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from . import isa
-from .arith import delay, tree_sum
+from .arith import delay
+from .bursts import Bursts, times
 from .config import CoreConfig
 from .epilogue.lane import TableWrite
 from .isa import Error, Opcode, Target
-from .memory_port import ADDRESS_BITS, MAX_BURST, REQUEST, MemoryPort
+from .memory_port import ADDRESS_BITS, MAX_BURST, MemoryPort
 from .row_map import MapWrite
 from .scratchpad import READ_LATENCY, ReadPort, WritePort
 
@@ -39,49 +40,6 @@ def target_words(config: CoreConfig, target: Target) -> int:
             return -(-config.map_rows * isa.ENTRY_BYTES // config.lanes)
         case _:
             return config.tables * table_words(config.lanes)
-
-
-def _times(value: Value, factor: int) -> Value:
-    """``value * factor`` by shifts and adders: no multiplier is spent on it."""
-    return tree_sum(value.shift_left(bit) for bit in range(factor.bit_length()) if factor >> bit & 1)
-
-
-class _Bursts(wiring.Component):
-    """Requests for consecutive words: bursts of :data:`MAX_BURST` beats and the rest, the first one cycle after ``begin``, one a cycle.
-
-    Members
-    -------
-    begin : ``In(1)``
-    base : ``In(32)``
-        In beats.
-    memory : ``In(28)``
-    words : ``In(20)``
-        First word and number of words.
-    request : ``Out(stream.Signature(REQUEST))``
-    """
-
-    def __init__(self, config: CoreConfig):
-        self.config = config
-        super().__init__(
-            {"begin": In(1), "base": In(ADDRESS_BITS), "memory": In(28), "words": In(20), "request": Out(stream.Signature(REQUEST))}
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        beats = self.config.beats
-        address = Signal(ADDRESS_BITS, reset_less=True)
-        left = Signal(20 + ceil_log2(beats))
-        final = left <= MAX_BURST
-        m.d.comb += [
-            self.request.valid.eq(left != 0),
-            self.request.payload.address.eq(address),
-            self.request.payload.beats.eq(Mux(final, left - 1, MAX_BURST - 1)),
-        ]
-        with m.If(self.begin):
-            m.d.sync += [address.eq(self.base + _times(self.memory, beats)), left.eq(_times(self.words, beats))]
-        with m.Elif(self.request.valid & self.request.ready):
-            m.d.sync += [address.eq(address + MAX_BURST), left.eq(Mux(final, 0, left - MAX_BURST))]
-        return m
 
 
 class LoadEngine(wiring.Component):
@@ -158,7 +116,7 @@ class LoadEngine(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.bursts = bursts = _Bursts(config)
+        m.submodules.bursts = bursts = Bursts(config)
         connect(m, bursts=bursts.request, engine=flipped(self.read_request))
         body = Signal(isa.BODIES[Opcode.LOAD], reset_less=True)
         refused = Signal(Error)
@@ -263,7 +221,7 @@ class LoadEngine(wiring.Component):
         """Write the lowest entry of ``word`` into the row map."""
         entry = Signal(isa.MAP_ENTRY.width + 1, reset_less=True)
         with m.If(begin):
-            m.d.sync += entry.eq(_times(body.destination, self.config.lanes // isa.ENTRY_BYTES))
+            m.d.sync += entry.eq(times(body.destination, self.config.lanes // isa.ENTRY_BYTES))
         with m.Elif(valid):
             m.d.sync += entry.eq(entry + 1)
         port = self.row_map
@@ -331,7 +289,7 @@ class StoreEngine(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.bursts = bursts = _Bursts(config)
+        m.submodules.bursts = bursts = Bursts(config)
         connect(m, bursts=bursts.request, engine=flipped(self.write_request))
         body = Signal(isa.BODIES[Opcode.STORE], reset_less=True)
         reading, failed = Signal(), Signal()
@@ -362,7 +320,7 @@ class StoreEngine(wiring.Component):
                     m.d.comb += [self.error.eq(refused), bursts.begin.eq(refused == Error.NONE)]
                 m.d.sync += [
                     reading.eq(bursts.begin),
-                    waiting.eq((_times(body.words, config.beats) + MAX_BURST - 1) >> ceil_log2(MAX_BURST)),
+                    waiting.eq((times(body.words, config.beats) + MAX_BURST - 1) >> ceil_log2(MAX_BURST)),
                 ]
                 m.next = "IDLE"
                 with m.If(bursts.begin):
@@ -407,6 +365,6 @@ class StoreEngine(wiring.Component):
         ]
         m.d.sync += ahead.eq(ahead + self.read.enable - fifo.r_en)
         with m.If(begin):
-            m.d.sync += [left.eq(_times(body.words, config.beats)), burst.eq(0)]
+            m.d.sync += [left.eq(times(body.words, config.beats)), burst.eq(0)]
         with m.Elif(sent):
             m.d.sync += [left.eq(left - 1), burst.eq(burst + 1), beat.eq(Mux(fifo.r_en, 0, beat + 1))]
