@@ -108,8 +108,11 @@ class Attention:
             self._values(head, first, count)
 
     def _windows(self, row: int, rows: int) -> list[tuple[int, int]]:
-        """Parts of a group that see the same keys."""
-        return [(row, rows)] if rows < self.window else [(first, self.window) for first in range(row, row + rows, self.window)]
+        """Parts of a group that see the same keys, cut where accumulators are too few."""
+        if rows < self.window:
+            return [(row, rows)]
+        windows = [(first, self.window) for first in range(row, row + rows, self.window)]
+        return [cut for window in windows for cut in self.emitter.cuts(window, *window, 1)]
 
     def _scores(self, head: int, row: int, rows: int) -> None:
         """Queries of one head times the keys of their window; a stationary word is one token."""
@@ -118,6 +121,7 @@ class Attention:
         width, words = emitter.buffers[keys.buffer].width, emitter.group_width(keys)
         target = emitter.piece(operator.output, row, head)
         tiles, first = ceil_div(self.window, lanes), row // self.window * self.window
+        columns = {"word": head * words, "words": words}
         block = emitter.load_constants(operator.name, head, 1)
         fields = {"direction": isa.LoadDirection.COLUMN.value, "constant": block}
         reads: tuple[Access, ...] = (Access(buffer="constants", row=block),)
@@ -132,12 +136,8 @@ class Attention:
         matmul(
             emitter,
             operator.name,
-            moving=Access(
-                port=Port.MOVING, buffer=queries.buffer, row=row - queries.row, rows=rows, word=head * words, words=words
-            ),
-            stationary=Access(
-                port=Port.STATIONARY, buffer=keys.buffer, row=first - keys.row, rows=tiles * lanes, word=head * words, words=words
-            ),
+            moving=Access(port=Port.MOVING, buffer=queries.buffer, row=row - queries.row, rows=rows, **columns),
+            stationary=Access(port=Port.STATIONARY, buffer=keys.buffer, row=first - keys.row, rows=tiles * lanes, **columns),
             steps={"stationary_word": width, "stationary_k": 1, "stationary_n": lanes * width},
             result=Result(piece=target, tensor=operator.output, tile=0, tiles=tiles, padding=None, row=row),
             fields=fields,
@@ -145,15 +145,14 @@ class Attention:
         )
 
     def _bias(self, head: int, row: int, rows: int) -> Access:
-        """Where the bias of these rows lies; a head's is loaded when it is first needed."""
+        """Where the bias of these rows lies; all heads' is loaded when it is first needed."""
         emitter, name, window = self.emitter, self.scores.name, self.window
-        types = emitter.network.arrays[f"{name}.bias"].shape[0]
-        buffer = f"{name}.bias.{head}"
-        width = emitter.layouts[self.scores.output].group_tiles
+        types, heads = emitter.network.arrays[f"{name}.bias"].shape[:2]
+        buffer, width = f"{name}.bias", emitter.layouts[self.scores.output].group_tiles
         if buffer not in emitter.buffers:
-            emitter.add_buffer(buffer, types * window, width)
-            emitter.load_rows(name, f"{name}.bias", head * types * window, buffer, 0, types * window)
-        kind = int(emitter.network.arrays[f"{name}.window_type"][row // window])
+            emitter.add_buffer(buffer, heads * types * window, width)
+            emitter.load_rows(name, buffer, 0, buffer, 0, heads * types * window)
+        kind = head * types + int(emitter.network.arrays[f"{name}.window_type"][row // window])
         return Access(port=Port.RESIDUAL, buffer=buffer, row=kind * window + row % window, rows=rows, words=width)
 
     def _values(self, head: int, row: int, rows: int) -> None:
@@ -162,21 +161,17 @@ class Attention:
         codes, values = emitter.piece(operator.input, row, head), emitter.piece(operator.values, row, 2 * operator.heads)
         width, words = emitter.buffers[values.buffer].width, emitter.group_width(values)
         first, target = row // self.window * self.window, emitter.whole(operator.output, row)
-        rows_of_keys = ceil_div(self.window, lanes) * lanes
+        keys, zero_point = ceil_div(self.window, lanes) * lanes, emitter.tensors[operator.output].zero_point
         block = emitter.load_constants(operator.name, head * words, words)
         matmul(
             emitter,
             operator.name,
-            moving=Access(
-                port=Port.MOVING, buffer=codes.buffer, row=row - codes.row, rows=rows, words=emitter.buffers[codes.buffer].width
-            ),
+            moving=Access(port=Port.MOVING, buffer=codes.buffer, row=row - codes.row, rows=rows, words=emitter.buffers[codes.buffer].width),
             stationary=Access(
-                port=Port.STATIONARY, buffer=values.buffer, row=first - values.row, rows=rows_of_keys, word=head * words, words=words
+                port=Port.STATIONARY, buffer=values.buffer, row=first - values.row, rows=keys, word=head * words, words=words
             ),
             steps={"stationary_word": width, "stationary_k": lanes * width, "stationary_n": 1},
-            result=Result(
-                piece=target, tensor=operator.output, tile=head * words, tiles=words, padding=emitter.tensors[operator.output].zero_point, row=row
-            ),
+            result=Result(piece=target, tensor=operator.output, tile=head * words, tiles=words, padding=zero_point, row=row),
             fields={"mode": isa.Mode.LOG2.value, "constant": block, "constant_n": 1},
             reads=(Access(buffer="constants", row=block, rows=words),),
         )

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from ..hw import isa
 from ..hw.config import CoreConfig
 from ..hw.memory_engines import table_words, target_words
+from ..hw.sequencer import Sequencer
 from .program import Program, token_sources
+from .schedule import OVERLAPPING
 
 __all__ = ["check"]
 
 _MAX_TOKENS = (1 << 6) - 1
-_ARRAY = isa.Queue.ARRAY.value
+_ROWS = isa.Queue.ROWS.value
 
 
 @dataclass
@@ -36,21 +38,37 @@ class _Words:
         return int(self.bases.max()) + sum(step * (count - 1) for step, count in self.steps)
 
     @cached_property
+    def dense(self) -> bool:
+        """Whether every word from the first to the last is there, as far as that is easily seen."""
+        extent = 1
+        for step, count in sorted(self.steps):
+            if count > 1 and step > extent:
+                return False
+            extent += step * (count - 1)
+        return len(self.bases) == 1
+
+    @cached_property
     def addresses(self) -> NDArray[np.int64]:
-        result = self.bases
+        """Ascending."""
+        if self.dense:
+            return np.arange(self.first, self.last + 1)
+        result = self.bases - self.first
         for step, count in self.steps:
             result = (result[:, None] + step * np.arange(count)).ravel()
-        return np.unique(result)
+        used = np.zeros(self.last - self.first + 1, bool)
+        used[result] = True
+        return self.first + np.flatnonzero(used)
 
     def overlaps(self, other: _Words) -> bool:
         if self.last < other.first or other.last < self.first:
             return False
-        return np.intersect1d(self.addresses, other.addresses, assume_unique=True).size > 0
+        return self.dense and other.dense or np.intersect1d(self.addresses, other.addresses, assume_unique=True).size > 0
 
     def banks(self, bank_words: int) -> int:
         """The banks, a bit each."""
-        if self.first // bank_words == self.last // bank_words:
-            return 1 << self.first // bank_words
+        first, last = self.first // bank_words, self.last // bank_words
+        if first == last or self.dense:
+            return (2 << last) - (1 << first)
         return sum(1 << int(bank) for bank in np.flatnonzero(np.bincount(self.addresses // bank_words)))
 
 
@@ -135,11 +153,13 @@ def _map_words(f: dict[str, int], config: CoreConfig) -> int:
     return (f["map_base"] + f["rows"] - 1) // entries - f["map_base"] // entries + 1
 
 
-def _meet(earlier: _Footprint, later: _Footprint, *, same_queue: bool, adjacent: bool) -> str:
-    """Why two instructions that may run together must not, or an empty string."""
+def _meet(earlier: _Footprint, later: _Footprint, *, queue: int | None, adjacent: bool) -> str:
+    """Why two instructions (of one ``queue`` or of two) that may run together must not, or an empty string."""
     if earlier.touches(later):
         return "touch the same words"
-    if not same_queue:
+    if queue == _ROWS:
+        return ""
+    if queue is None:
         if earlier.read_banks & later.read_banks:
             return "read from one bank"
         return "write to one bank" if earlier.write_banks & later.write_banks else ""
@@ -221,15 +241,17 @@ def _check_order(program: Program, headers: list[dict[str, int]], footprints: li
         clock = np.zeros(isa.QUEUES, np.int64)
         before = queues[queue].indices[counts[queue] - 1] if counts[queue] else None
         if before is not None:
-            alone = queue != _ARRAY or header["wait"] >> queue & 1
+            alone = queue not in OVERLAPPING or header["wait"] >> queue & 1
             clock = np.maximum(clock, ended[before] if alone else started[before])
+        if counts[queue] >= Sequencer.IN_FLIGHT:
+            clock = np.maximum(clock, ended[queues[queue].indices[counts[queue] - Sequencer.IN_FLIGHT]])
         for source in sources[index]:
             clock = np.maximum(clock, ended[source])
         for other, lane in enumerate(queues):
             for position in sorted(lane.candidates(footprints[index], int(clock[other]), counts[other])):
                 earlier = lane.indices[position]
                 adjacent = earlier == before
-                if reason := _meet(footprints[earlier], footprints[index], same_queue=other == queue, adjacent=adjacent):
+                if reason := _meet(footprints[earlier], footprints[index], queue=queue if other == queue else None, adjacent=adjacent):
                     raise RuntimeError(f"instructions {earlier} and {index} may run together and {reason}")
         started.append(clock)
         counts[queue] += 1

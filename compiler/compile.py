@@ -13,15 +13,21 @@ from ..hw.config import CoreConfig
 from ..model.network import IntegerNetwork
 from .check import check
 from .constants import MemoryImage
-from .emitter import Emitter, Plan
+from .emitter import Emitter, Plan, phases
 from .lower import lower
 from .memory import DoesNotFit, Lifetime, place
 from .program import Buffer, Instruction, Port, Program, Space
-from .schedule import Hazards, Span, estimate, synchronise
+from .schedule import Hazards, Span, busiest, estimate, load_ahead, synchronise
 
 __all__ = ["compile_network", "pack_input", "unpack_output"]
 
 _MEMORY_WORDS = 1 << 28
+
+
+#: A plan that takes so much longer than its busiest engine is good enough.
+_GOOD = 1.003
+#: Instructions of all plans that are tried, at most, once one fits.
+_EFFORT = 8_000
 
 
 def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
@@ -36,17 +42,19 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
         raise ValueError(f"{network.name} takes {size} bytes of external memory; {limit} can be addressed")
     best: tuple[int, Program] | None = None
     lengths: list[int] = []
-    for plan in _plans(config):
-        try:
-            program = _compile(network, config, image, plan)
-        except DoesNotFit:
+    for plan in (*_plans(config), *_frugal_plans(config)):
+        program = _fit(network, config, image, plan)
+        if program is None:
             continue
-        if len(program.instructions) > config.program_depth:
-            lengths.append(len(program.instructions))
-            continue
-        cycles = max(span.end for span in estimate(program.instructions, config))
-        if best is None or cycles < best[0]:
-            best = cycles, program
+        lengths.append(len(program.instructions))
+        if lengths[-1] <= config.program_depth:
+            cycles = max(span.end for span in estimate(program.instructions, config))
+            if best is None or cycles < best[0]:
+                best = cycles, program
+            if best[0] <= _GOOD * busiest(program.instructions, config):
+                break
+        if best is not None and sum(lengths) > _EFFORT:
+            break
     if best is not None:
         check(best[1])
         return best[1]
@@ -58,25 +66,54 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
 
 
 def _plans(config: CoreConfig) -> list[Plan]:
+    """Plans for speed, the best ones first."""
+    rows, banks = config.accumulator_rows, max(1, config.banks // 2)
     return [
-        Plan(split=split, weight_banks=banks, timed=timed)
-        for timed in (True, False)
-        for split in (2, 1)
-        for banks in range(max(1, config.banks // 2), 0, -1)
+        Plan(split=2, weight_banks=(count,), weight_parts=parts, chunk_rows=chunk)
+        for chunk in (2 * rows, rows // 2)
+        for parts, count in ((4, banks), (8, banks), (4, max(1, banks - 1)), (2, banks))
     ]
 
 
+def _frugal_plans(config: CoreConfig) -> list[Plan]:
+    """Plans for little memory, those that need most of it first."""
+    rows, banks = config.accumulator_rows, max(1, config.banks // 2)
+    return [
+        Plan(split=split, weight_banks=(banks,), weight_parts=parts, chunk_rows=chunk, timed=False, ahead=False)
+        for chunk in (2 * rows, rows // 2, rows // 8)
+        for split in (2, 1)
+        for parts in (4, 2)
+    ]
+
+
+def _fit(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Program | None:
+    """The program of a plan, with as many banks for weights as leave enough for everything else; None if there is no such program.
+
+    Where rows are cut into chunks, weights begin with one bank: they are soon used up and come again.
+    """
+    numbers = phases(network)
+    banks = [1] * (1 + max(numbers.values()))
+    for operator in network.operators:
+        if getattr(operator, "rows", plan.chunk_rows + 1) <= plan.chunk_rows or len(banks) == 1:
+            banks[numbers[operator.name]] = max(1, *plan.weight_banks)
+    while True:
+        try:
+            return _compile(network, config, image, replace(plan, weight_banks=tuple(banks)))
+        except DoesNotFit as error:
+            near = [] if error.phase is None else [*range(error.phase, len(banks)), *range(error.phase)[::-1]]
+            fewer = next((phase for phase in near if banks[phase] > 1), None)
+            if fewer is None:
+                return None
+            banks[fewer] -= 1
+
+
 def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> str:
-    """By how much the scratchpad is too small: banks are powers of two, so twice the size is the next one to try."""
+    """By how much the scratchpad is too small: a bank is a power of two of words, so twice the size is the next one to try."""
     have = config.scratchpad_words * config.lanes
     larger = config
     while larger.address_bits < isa.ADDRESS.width:
         larger = replace(larger, scratchpad_bytes=2 * larger.scratchpad_words * larger.lanes)
-        for banks in range(max(1, config.banks // 2), 0, -1):
-            try:
-                _compile(network, larger, image, Plan(split=1, weight_banks=banks, timed=False))
-            except DoesNotFit:
-                continue
+        if any(_fit(network, larger, image, plan) for plan in reversed(_frugal_plans(config))):
             need = larger.scratchpad_words * larger.lanes
             return (
                 f"{network.name} needs a scratchpad of {need} bytes in {config.banks} banks; "
@@ -87,6 +124,8 @@ def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) 
 
 def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Program:
     lowered = lower(network, config, image, plan)
+    if plan.ahead:
+        lowered.instructions = load_ahead(lowered.instructions, lowered.buffers, config)
     buffers = _place(lowered, config, plan)
     content, regions = image.finish(lowered.row_maps)
     resolved = [_resolve(instruction, buffers, regions) for instruction in lowered.instructions]
@@ -113,31 +152,37 @@ def _place(lowered: Emitter, config: CoreConfig, plan: Plan) -> dict[str, Buffer
     """The memory plan, from an estimate of what would run together if every buffer had memory and banks of its own."""
     free = synchronise(lowered.instructions, Hazards(lowered.buffers, config, placed=False))
     spans = estimate(free, config)
-    fixed = {name: b for name, b in lowered.buffers.items() if b.space is not Space.SCRATCHPAD or name == "weights"}
+    weights = {name: lowered.buffers[name] for name, _ in lowered.weights.values()}
+    elsewhere = {name: b for name, b in lowered.buffers.items() if b.space is not Space.SCRATCHPAD}
+    fixed = elsewhere | weights
     lifetimes: dict[str, Lifetime] = {}
     apart: set[frozenset[str]] = set()
     for index, (instruction, span) in enumerate(zip(free, spans, strict=True)):
-        for name in {a.buffer for a in (*instruction.reads, *instruction.writes)} - fixed.keys():
+        for name in {a.buffer for a in (*instruction.reads, *instruction.writes)} - elsewhere.keys():
             life = lifetimes.get(name, Lifetime(first=index, last=index, start=span.start, end=span.end))
             lifetimes[name] = replace(life, last=index, start=min(life.start, span.start), end=max(life.end, span.end))
         if instruction.opcode is isa.Opcode.MATMUL:
             operands = {a.buffer for a in instruction.reads if a.port is not Port.NONE}
-            apart |= {frozenset((a, b)) for a in operands for b in operands if a < b and not {a, b} & fixed.keys()}
-    movable = [lowered.buffers[name] for name in lifetimes]
-    costs = _costs(free, spans, fixed, config)
-    banks = config.banks - plan.weight_banks
-    return fixed | place(movable, lifetimes, apart, costs, config, banks, timed=plan.timed)
+            apart |= {frozenset((a, b)) for a in operands for b in operands if a < b and not {a, b} & elsewhere.keys()}
+    movable = [lowered.buffers[name] for name in lifetimes if name not in weights]
+    costs = _costs(free, spans, elsewhere, config)
+    used = [buffer for name, buffer in weights.items() if name in lifetimes]
+    try:
+        return fixed | place(movable, used, lifetimes, apart, costs, config, timed=plan.timed)
+    except DoesNotFit as error:
+        layer = free[lifetimes[error.buffer].first].layer
+        raise DoesNotFit(error.buffer, lowered.phases.get(layer, 0)) from None
 
 
 def _costs(
-    instructions: Sequence[Instruction], spans: Sequence[Span], fixed: dict[str, Buffer], config: CoreConfig
+    instructions: Sequence[Instruction], spans: Sequence[Span], elsewhere: dict[str, Buffer], config: CoreConfig
 ) -> dict[frozenset[str], int]:
     """Cycles for which each pair of buffers would be read, or written, together by two engines."""
     costs: dict[frozenset[str], int] = {}
 
     def add(first: set[str], second: set[str], cycles: int) -> None:
-        for a in first - fixed.keys():
-            for b in second - fixed.keys():
+        for a in first - elsewhere.keys():
+            for b in second - elsewhere.keys():
                 if a != b:
                     costs[frozenset((a, b))] = costs.get(frozenset((a, b)), 0) + cycles
 
@@ -169,8 +214,8 @@ def _costs(
 def _resolve(instruction: Instruction, buffers: dict[str, Buffer], regions: dict[str, tuple[int, int]]) -> Instruction:
     """The instruction with addresses."""
     fields = dict(instruction.fields)
-    for name, (place, offset) in instruction.anchors.items():
-        fields[name] = offset + (regions[place][0] if name == "memory" else buffers[place].address)
+    for name, (origin, offset) in instruction.anchors.items():
+        fields[name] = offset + (regions[origin][0] if name == "memory" else buffers[origin].address)
     part = instruction.slice
     if part is not None:
         part = replace(part, address=part.address + buffers[instruction.writes[0].buffer].address)

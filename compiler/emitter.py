@@ -17,7 +17,7 @@ from .memory import Ring
 from .program import Access, Buffer, Instruction, Layer, Port, Space, TensorSlice
 from .row_map import RowMap
 
-__all__ = ["Emitter", "Piece", "Plan"]
+__all__ = ["Emitter", "Piece", "Plan", "phases"]
 
 #: A table field of an instruction is one bit.
 _TABLES = 2
@@ -31,18 +31,24 @@ class Plan:
     ----------
     split : int
         Parts into which rows are cut where they are long enough, so that row operators of one part run beside the array on another.
-    weight_banks : int
-        The last banks, which hold weights.
+    weight_banks : tuple of int
+        The last banks, which hold weights: how many from the beginning on, after the first patch merging, and so on (the last one remains).
+    weight_parts : int
+        Into how many parts the space for weights is divided, at least.
     chunk_rows : int
         Rows that go through an attention or an MLP together, at most (one window at least); what lies between its operators is kept for
         these rows only.
+    ahead : bool
+        Whether loads come as early in the program as what they overwrite allows.
     timed : bool
         Whether memory is used again only when its old contents are, by estimate, long dead; otherwise as soon as the program order allows.
     """
 
     split: int
-    weight_banks: int
+    weight_banks: tuple[int, ...]
+    weight_parts: int = 2
     chunk_rows: int = 1 << 16
+    ahead: bool = True
     timed: bool = True
 
 
@@ -82,23 +88,35 @@ class Emitter:
         self.written = {name: np.zeros(layout.rows, np.int64) for name, layout in self.layouts.items()}
         #: Tensors whose rows are an operand's K: in whole tiles.
         self.whole_tiles = {operator.input for operator in network.operators if isinstance(operator, AveragePool)}
-        self.weights = Ring(plan.weight_banks * config.bank_words)
+        self.phases = phases(network)
         self.constants = Ring(config.constant_channels // config.lanes)
         self.norm_constants = Ring(config.norm_channels // config.lanes)
         self.function_tables, self.exp_tables = Ring(_TABLES), Ring(_TABLES)
         self.map_words = Ring(config.map_rows * isa.ENTRY_BYTES // config.lanes)
-        self.add_buffer("weights", self.weights.size, address=(config.banks - plan.weight_banks) * config.bank_words)
-        self.add_buffer("constants", self.constants.size, space=Space.CONSTANTS)
-        self.add_buffer("norm_constants", self.norm_constants.size, space=Space.NORM_CONSTANTS)
-        self.add_buffer("function_tables", _TABLES, space=Space.FUNCTION_TABLES)
-        self.add_buffer("exp_tables", _TABLES, space=Space.EXP_TABLES)
-        self.add_buffer("row_map", self.map_words.size, space=Space.ROW_MAP)
+        self.weights = {banks: self._weights(banks) for banks in dict.fromkeys(plan.weight_banks)}
+        self.add_buffer("constants", self.constants.size, space=Space.CONSTANTS, fixed=True)
+        self.add_buffer("norm_constants", self.norm_constants.size, space=Space.NORM_CONSTANTS, fixed=True)
+        self.add_buffer("function_tables", _TABLES, space=Space.FUNCTION_TABLES, fixed=True)
+        self.add_buffer("exp_tables", _TABLES, space=Space.EXP_TABLES, fixed=True)
+        self.add_buffer("row_map", self.map_words.size, space=Space.ROW_MAP, fixed=True)
+
+    def _weights(self, banks: int) -> tuple[str, Ring]:
+        """Buffer and ring of the last ``banks`` banks."""
+        ring = Ring(banks * self.config.bank_words)
+        return self.add_buffer(f"weights.{banks}", ring.size, address=self.config.scratchpad_words - ring.size, fixed=True), ring
+
+    def weight_ring(self, layer: str) -> tuple[str, Ring]:
+        """Buffer and ring that hold the weights of a layer."""
+        banks = self.plan.weight_banks
+        return self.weights[banks[min(self.phases[layer], len(banks) - 1)]]
 
     def add_buffer(self, name: str, rows: int, width: int = 1, **options: object) -> str:
         self.buffers[name] = Buffer(name=name, rows=rows, width=width, **options)  # type: ignore[arg-type]
         return name
 
-    def allocate(self, tensor: str, row: int, rows: int, *, group: int = 0, groups: int = 0, suffix: str = "", buffer_rows: int = 0) -> Piece:
+    def allocate(
+        self, tensor: str, row: int, rows: int, *, group: int = 0, groups: int = 0, suffix: str = "", buffer_rows: int = 0
+    ) -> Piece:
         """A buffer (of ``buffer_rows``, if that is more) for rows and groups of a tensor; 0 groups are all."""
         layout = self.layouts[tensor]
         groups = groups or layout.groups
@@ -165,12 +183,14 @@ class Emitter:
         access = Access(port=Port.LOAD, buffer=buffer, row=row, rows=rows, words=width)
         self.load(layer, isa.Target.SCRATCHPAD, (name, source_row * width), rows * width, access, (buffer, row * width), part)
 
-    def load_weights(self, layer: str, first: int, words: int) -> int:
-        start, missing = self.weights.request((layer, first, words), words)
+    def load_weights(self, layer: str, first: int, words: int) -> Access:
+        """Where words ``first`` .. of a layer's weights lie."""
+        buffer, ring = self.weight_ring(layer)
+        start, missing = ring.request((layer, first, words), words)
         if missing:
-            access = Access(port=Port.LOAD, buffer="weights", row=start, rows=words)
-            self.load(layer, isa.Target.SCRATCHPAD, (f"{layer}.weight", first), words, access, ("weights", start))
-        return start
+            access = Access(port=Port.LOAD, buffer=buffer, row=start, rows=words)
+            self.load(layer, isa.Target.SCRATCHPAD, (f"{layer}.weight", first), words, access, (buffer, start))
+        return Access(port=Port.STATIONARY, buffer=buffer, row=start, rows=words)
 
     def load_constants(self, layer: str, first: int, blocks: int) -> int:
         """First block of the epilogue constants of channel blocks ``first`` ..; all of the layer's are loaded at once if they fit."""
@@ -264,3 +284,12 @@ class Emitter:
     def add_layer(self, name: str, op: str, **sizes: int | str) -> None:
         """Describe an operator for reports; its instructions are found by name."""
         self.layers.append(Layer(name=name, op=op, lanes=self.config.lanes, **sizes))  # type: ignore[arg-type]
+
+
+def phases(network: IntegerNetwork) -> dict[str, int]:
+    """By operator: how many patch mergings come before it."""
+    numbers, number = {}, 0
+    for operator in network.operators:
+        numbers[operator.name] = number
+        number += f"{operator.name}.output_groups" in network.arrays
+    return numbers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,20 +61,26 @@ def lower(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan:
         emitter.load_rows(constant.name, f"{constant.name}.value", 0, piece.buffer, 0, rows, part)
     chunks: list[_Chunk] = []
     operators = list(network.operators)
+    bands = _bands(emitter, operators)
     while operators:
         match operators:
-            case [LayerNorm() as first, Linear() as qkv, AttentionScores() as scores, LogSoftmax() as soft, AttentionValues() as values, *_]:
-                attention, *rest = operators[5:]
-                if not isinstance(attention, Linear) or attention.input != values.output:
-                    raise ValueError(f"{values.name} is not followed by its projection")
-                chunks += _attention(emitter, first, qkv, scores, soft, values, attention)
+            case [
+                LayerNorm() as first,
+                Linear() as qkv,
+                AttentionScores() as scores,
+                LogSoftmax() as soft,
+                AttentionValues() as values,
+                Linear() as projection,
+                *rest,
+            ] if projection.input == values.output:
+                chunks += _attention(emitter, bands, first, qkv, scores, soft, values, projection)
                 operators = rest
             case [AveragePool() as pool, *rest]:
                 chunks.append(_pool(emitter, pool))
                 operators = rest
             case [LayerNorm() | Linear(), *_]:
                 chain = _chain(network, operators)
-                chunks += _rows(emitter, chain, lead=not chunks)
+                chunks += _rows(emitter, bands, chain, lead=not chunks)
                 operators = operators[len(chain) :]
             case [other, *_]:
                 raise ValueError(f"{other.name} stands alone; attention is norm, qkv, scores, softmax, values and projection")
@@ -121,18 +127,33 @@ def _parts(emitter: Emitter, rows: int, unit: int = 1) -> list[tuple[int, int]]:
     return [(low, high - low) for low, high in zip(edges, edges[1:], strict=False)]
 
 
+def _bands(emitter: Emitter, operators: Sequence[Operator]) -> dict[int, int]:
+    """By the number of rows of an attention in windows: rows of a chunk's unit.
+
+    A unit is as many windows as take consecutive rows of the image, if a chunk holds so many, else one.
+    """
+    bands = {}
+    for first, scores in zip(operators, operators[2:], strict=False):
+        if isinstance(first, LayerNorm) and isinstance(scores, AttentionScores) and scores.windows > 1:
+            rows = emitter.layouts[scores.output].rows
+            window = rows // scores.windows
+            sizes = [window * count for count in range(1, scores.windows + 1) if scores.windows % count == 0]
+            fitting = [size for size in sizes if size <= emitter.plan.chunk_rows and len(norm_sources(emitter, first, 0, size)) == 1]
+            bands.setdefault(rows, next(iter(fitting), window))
+    return bands
+
+
 def _linear_layer(emitter: Emitter, operator: Linear) -> None:
     """Describe the operator for reports."""
     source, output = emitter.layouts[operator.input], emitter.layouts[operator.output]
     weight = emitter.network.arrays[f"{operator.name}.weight"]
     tiles = output.group_tiles if f"{operator.name}.output_groups" in emitter.network.arrays else output.tiles
-    emitter.add_layer(
-        operator.name, "gemm", M=operator.rows, K=weight.shape[1], N=weight.shape[0], mode="int8", tiles=source.width * tiles
-    )
+    emitter.add_layer(operator.name, "gemm", M=operator.rows, K=weight.shape[1], N=weight.shape[0], mode="int8", tiles=source.width * tiles)
 
 
 def _attention(
     emitter: Emitter,
+    bands: Mapping[int, int],
     first: LayerNorm,
     qkv: Linear,
     scores: AttentionScores,
@@ -142,7 +163,7 @@ def _attention(
 ) -> list[_Chunk]:
     """Chunks of whole windows, in the order of where in the image they lie on average: what wraps around comes in the middle."""
     rows = emitter.layouts[scores.output].rows
-    parts = _parts(emitter, rows, rows // scores.windows)
+    parts = _parts(emitter, rows, bands.get(rows, rows // scores.windows))
     if projection.mapped:
         targets = emitter.network.arrays[f"{projection.name}.output_rows"]
         parts.sort(key=lambda part: targets[part[0] : part[0] + part[1]].mean())
@@ -202,10 +223,10 @@ def _continues(network: IntegerNetwork, before: LayerNorm | Linear, operator: La
     return mine and users == 1 and not before.mapped and not shifted and before.rows == operator.rows == rows
 
 
-def _rows(emitter: Emitter, chain: Sequence[LayerNorm | Linear], *, lead: bool) -> list[_Chunk]:
+def _rows(emitter: Emitter, bands: Mapping[int, int], chain: Sequence[LayerNorm | Linear], *, lead: bool) -> list[_Chunk]:
     """Chunks of rows of a chain: the norms before its first linear layer, that layer, and the rest."""
     operator = chain[0]
-    parts = _parts(emitter, operator.rows)
+    parts = _parts(emitter, operator.rows, bands.get(operator.rows, 1))
     first = next((index for index, each in enumerate(chain) if isinstance(each, Linear)), len(chain))
 
     def run(operators: Sequence[LayerNorm | Linear], row: int, count: int) -> None:
@@ -219,9 +240,8 @@ def _rows(emitter: Emitter, chain: Sequence[LayerNorm | Linear], *, lead: bool) 
 
     chunks = []
     for row, count in parts:
-        steps = [
-            lambda row=row, count=count, part=part: run(part, row, count) for part in (chain[:first], chain[first : first + 1], chain[first + 1 :])
-        ]
+        stages = chain[:first], chain[first : first + 1], chain[first + 1 :]
+        steps = [lambda row=row, count=count, stage=stage: run(stage, row, count) for stage in stages]
         shift = operator.input_row if isinstance(operator, Linear) else 0
         rows = np.arange(row, row + count) + shift
         chunks.append(_Chunk(source=operator.input, rows=rows, prepare=steps[0], begin=steps[1], middle=_nothing, end=steps[2]))

@@ -73,12 +73,12 @@ def _linear_matmul(emitter: Emitter, operator: Linear, row: int, moving: Access,
         if operator.residual_mapped:
             fields["map"] = 3
     words = result.tiles * k_tiles * lanes
-    start = emitter.load_weights(name, tile * k_tiles * lanes, words)
+    stationary = emitter.load_weights(name, tile * k_tiles * lanes, words)
     matmul(
         emitter,
         name,
         moving=moving,
-        stationary=Access(port=Port.STATIONARY, buffer="weights", row=start, rows=words),
+        stationary=stationary,
         steps={"stationary_word": 1, "stationary_k": lanes, "stationary_n": k_tiles * lanes},
         result=result,
         fields=fields,
@@ -87,14 +87,15 @@ def _linear_matmul(emitter: Emitter, operator: Linear, row: int, moving: Access,
 
 
 def _results(emitter: Emitter, operator: Linear, row: int, rows: int, k_tiles: int, *, lead: bool) -> Iterator[Result]:
-    """Cut the n tiles of each piece so that a chunk's weights take at most half of the ring.
+    """Cut the n tiles of each piece so that a chunk's weights take no more than a part of the ring, or one tile.
 
     k comes before q and v comes last: the first scores then need nothing that the array has just begun. ``lead``: chunks begin with one
     tile and double, so that the array starts early and each loads beside the ones before.
     """
     name, output = operator.output, emitter.layouts[operator.output]
     tile_words = k_tiles * emitter.config.lanes
-    if tile_words > emitter.weights.size:
+    _, ring = emitter.weight_ring(operator.name)
+    if tile_words > ring.size:
         raise DoesNotFit
     row_map, grouped = None, f"{operator.name}.output_groups" in emitter.network.arrays
     if operator.mapped:
@@ -104,7 +105,7 @@ def _results(emitter: Emitter, operator: Linear, row: int, rows: int, k_tiles: i
         emitter.piece(name)
         row += operator.output_row
         pieces = [p for p in emitter.pieces[name] if 0 <= row - p.row < p.rows]
-    limit = max(1, emitter.weights.size // 2 // tile_words)
+    limit = max(1, ring.size // emitter.plan.weight_parts // tile_words)
     if output.tiles > emitter.constants.size:
         limit = max(1, min(limit, emitter.constants.size // 2))
     done = 0

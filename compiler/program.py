@@ -43,13 +43,17 @@ class Port(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Buffer:
-    """``rows * width`` words of one memory (blocks of L channels, tables); ``address`` is where the memory plan put them."""
+    """``rows * width`` words of one memory (blocks of L channels, tables); ``address`` is where the memory plan put them.
+
+    ``fixed`` : the address was given from the beginning, for parts to be overwritten again and again.
+    """
 
     name: str
     rows: int
     width: int = 1
     space: Space = Space.SCRATCHPAD
     address: int = 0
+    fixed: bool = False
 
     @property
     def words(self) -> int:
@@ -259,8 +263,9 @@ class Program:
         lines.append(f"{'memory':<6}{'address':>8}{'bytes':>10}  contents")
         lines += [f"{'':<6}{address:>8}{words * config.lanes:>10}  {name}" for name, (address, words) in self.memory_plan.items()]
         lines.append(f"{'index':<6}{'address':>8}{'bytes':>10}  weight chunk")
+        weights = {name for name in self.buffers if name.startswith("weights.")}
         for index, instruction in enumerate(self.instructions):
-            if instruction.opcode is isa.Opcode.LOAD and instruction.writes[0].buffer == "weights":
+            if instruction.opcode is isa.Opcode.LOAD and instruction.writes[0].buffer in weights:
                 words, address = instruction.fields["words"], instruction.fields["destination"]
                 lines.append(f"{index:<6}{address:>8}{words * config.lanes:>10}  {instruction.layer}")
         return "\n".join(lines)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..compiler.compile import pack_input, unpack_output
 from ..compiler.program import Program
+from ..compiler.schedule import OVERLAPPING
 from ..hw import isa
 from ..hw.memory_engines import table_words, target_words
 from ..hw.sequencer import Sequencer
@@ -120,7 +121,7 @@ class Interpreter:
 
     def _able(self, number: int, queue: _Queue, tokens: NDArray[np.int64]) -> bool:
         header = self.headers[queue.waiting[0]]
-        room = Sequencer.IN_FLIGHT if number == isa.Queue.ARRAY.value and not header["wait"] >> number & 1 else 1
+        room = Sequencer.IN_FLIGHT if number in OVERLAPPING and not header["wait"] >> number & 1 else 1
         return len(queue.flying) < room and bool((tokens[:, number] >= self._others(queue.waiting[0])).all())
 
     def _ended(self, index: int) -> None:
@@ -218,7 +219,8 @@ class Interpreter:
     def _softmax(self, f: dict[str, int]) -> list[_Write]:
         source, addresses = self._rows(f)
         entries = _unpack_records(isa.EXP_ENTRY, self._table(isa.Target.EXP_TABLE, f))
-        codes = log_softmax(source, entries["exp"].astype(np.uint16), entries["log"].astype(np.uint16), f["columns"], masked=bool(f["masked"]))
+        tables = entries["exp"].astype(np.uint16), entries["log"].astype(np.uint16)
+        codes = log_softmax(source, *tables, f["columns"], masked=bool(f["masked"]))
         return [(self.scratchpad, addresses, codes.reshape(-1, self.config.lanes))]
 
     def _norm(self, f: dict[str, int]) -> list[_Write]:

@@ -1,11 +1,8 @@
 """Programs for windows: row maps, shifts, masks, merging and pooling, in all memory sizes the golden model's."""
 
-import numpy as np
 import pytest
 
 from vitloom.compiler import compile_network
-from vitloom.compiler.check import check
-from vitloom.hw import isa
 from vitloom.hw.config import CoreConfig
 
 
