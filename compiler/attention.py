@@ -6,10 +6,10 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ..hw import isa
-from ..model.network import AttentionScores, AttentionValues, LogSoftmax
+from ..model.network import AttentionScores, AttentionValues, Linear, LogSoftmax
 from .emitter import Emitter
 from .layout import ceil_div
-from .products import Result, matmul
+from .products import Result, linear, matmul
 from .program import Access, Port
 from .row_operators import softmax
 
@@ -25,17 +25,19 @@ class Attention:
     Parameters
     ----------
     emitter : Emitter
-    scores, softmax, values : operators
+    qkv, scores, softmax, values : operators
     row, rows : int
     """
 
     emitter: Emitter
+    qkv: Linear
     scores: AttentionScores
     softmax: LogSoftmax
     values: AttentionValues
     row: int
     rows: int
     waiting: deque[tuple[int, int, int]] = field(default_factory=deque)
+    projected: int = 0
 
     def __post_init__(self) -> None:
         network, scores, values = self.emitter.network, self.scores, self.values
@@ -63,6 +65,7 @@ class Attention:
         for head in range(heads):
             split = emitter.plan.split if head == heads - 1 else 1
             if self.rows == window:
+                split = max(split, emitter.plan.head_split)
                 groups += [(head, *cut) for cut in emitter.cuts((self.row, self.rows), self.row, self.rows, split)]
                 continue
             count = self.rows // window
@@ -71,17 +74,25 @@ class Attention:
             groups += [(head, low, high - low) for low, high in zip(edges, edges[1:], strict=False)]
         return groups
 
-    def allocate(self) -> None:
-        """Buffers of q, k and v, a part each, k and v in whole tiles of rows: k comes first, v last."""
-        name, heads, lanes = self.scores.input, self.scores.heads, self.emitter.config.lanes
+    def _project(self, head: int, heads: int) -> None:
+        """q, k and v of some heads, a buffer each, k and v in whole tiles of rows: k comes first, v last."""
+        name, count, lanes = self.scores.input, self.scores.heads, self.emitter.config.lanes
         rows = self.rows - self.window + ceil_div(self.window, lanes) * lanes
+        pieces = []
         for part, index in (("k", 1), ("q", 0), ("v", 2)):
-            self.emitter.allocate(name, self.row, self.rows, group=index * heads, groups=heads, suffix=f".{part}", buffer_rows=rows)
+            suffix = f".{part}" if heads == count else f".{part}{head}"
+            group = {"group": index * count + head, "groups": heads, "suffix": suffix}
+            pieces.append(self.emitter.allocate(name, self.row, self.rows, buffer_rows=rows, **group))
+        linear(self.emitter, self.qkv, self.row, self.rows, pieces=pieces)
 
     def begin(self) -> None:
-        """Scores and softmax of the next group."""
+        """Scores and softmax of the next group, after q, k and v if they are not there yet."""
         head, row, rows = self.groups.popleft()
         emitter = self.emitter
+        if head >= self.projected:
+            heads = 1 if emitter.plan.head_split else self.scores.heads
+            self._project(head, heads)
+            self.projected += heads
         if all(piece.group != head or piece.row != row for piece in emitter.pieces.get(self.scores.output, [])):
             piece = emitter.allocate(self.scores.output, row, rows, group=head, groups=1, suffix=f".{head}")
             # The codes take the place of their logits.
@@ -117,11 +128,11 @@ class Attention:
     def _scores(self, head: int, row: int, rows: int) -> None:
         """Queries of one head times the keys of their window; a stationary word is one token."""
         emitter, operator, heads, lanes = self.emitter, self.scores, self.scores.heads, self.emitter.config.lanes
-        queries, keys = (emitter.piece(operator.input, row, group * heads) for group in (0, 1))
+        queries, keys = (emitter.piece(operator.input, row, group * heads + head) for group in (0, 1))
         width, words = emitter.buffers[keys.buffer].width, emitter.group_width(keys)
         target = emitter.piece(operator.output, row, head)
         tiles, first = ceil_div(self.window, lanes), row // self.window * self.window
-        columns = {"word": head * words, "words": words}
+        columns = {"word": (head - queries.group) * words, "words": words}
         block = emitter.load_constants(operator.name, head, 1)
         fields = {"direction": isa.LoadDirection.COLUMN.value, "constant": block}
         reads: tuple[Access, ...] = (Access(buffer="constants", row=block),)
@@ -158,18 +169,16 @@ class Attention:
     def _values(self, head: int, row: int, rows: int) -> None:
         """Codes of one head times v of their window; a stationary word is one token."""
         emitter, operator, lanes = self.emitter, self.values, self.emitter.config.lanes
-        codes, values = emitter.piece(operator.input, row, head), emitter.piece(operator.values, row, 2 * operator.heads)
+        codes, values = emitter.piece(operator.input, row, head), emitter.piece(operator.values, row, 2 * operator.heads + head)
         width, words = emitter.buffers[values.buffer].width, emitter.group_width(values)
         first, target = row // self.window * self.window, emitter.whole(operator.output, row)
         keys, zero_point = ceil_div(self.window, lanes) * lanes, emitter.tensors[operator.output].zero_point
-        block = emitter.load_constants(operator.name, head * words, words)
+        block, offset = emitter.load_constants(operator.name, head * words, words), (head - values.group % operator.heads) * words
         matmul(
             emitter,
             operator.name,
             moving=Access(port=Port.MOVING, buffer=codes.buffer, row=row - codes.row, rows=rows, words=emitter.buffers[codes.buffer].width),
-            stationary=Access(
-                port=Port.STATIONARY, buffer=values.buffer, row=first - values.row, rows=keys, word=head * words, words=words
-            ),
+            stationary=Access(port=Port.STATIONARY, buffer=values.buffer, row=first - values.row, rows=keys, word=offset, words=words),
             steps={"stationary_word": width, "stationary_k": lanes * width, "stationary_n": 1},
             result=Result(piece=target, tensor=operator.output, tile=head * words, tiles=words, padding=zero_point, row=row),
             fields={"mode": isa.Mode.LOG2.value, "constant": block, "constant_n": 1},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,10 +42,7 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
         raise ValueError(f"{network.name} takes {size} bytes of external memory; {limit} can be addressed")
     best: tuple[int, Program] | None = None
     lengths: list[int] = []
-    for plan in (*_plans(config), *_frugal_plans(config)):
-        program = _fit(network, config, image, plan)
-        if program is None:
-            continue
+    for program in _programs(network, config, image):
         lengths.append(len(program.instructions))
         if lengths[-1] <= config.program_depth:
             cycles = max(span.end for span in estimate(program.instructions, config))
@@ -65,25 +62,32 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
     raise ValueError(_too_large(network, config, image))
 
 
-def _plans(config: CoreConfig) -> list[Plan]:
-    """Plans for speed, the best ones first."""
+def _programs(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> Iterator[Program]:
+    """The program of each plan that fits."""
+    for group in _plans(config):
+        for plan in group:
+            program = _fit(network, config, image, plan)
+            if program is None:
+                break
+            yield program
+
+
+def _plans(config: CoreConfig) -> list[list[Plan]]:
+    """Groups of plans that take about the same memory, the fastest ones first: where the first of a group does not fit, none does."""
     rows, banks = config.accumulator_rows, max(1, config.banks // 2)
-    return [
-        Plan(split=2, weight_banks=(count,), weight_parts=parts, chunk_rows=chunk)
+    fast = [
+        [
+            Plan(split=2, weight_banks=(count,), weight_parts=parts, chunk_rows=chunk)
+            for parts, count in ((4, banks), (8, banks), (4, max(1, banks - 1)), (2, banks))
+        ]
         for chunk in (2 * rows, rows // 2)
-        for parts, count in ((4, banks), (8, banks), (4, max(1, banks - 1)), (2, banks))
     ]
-
-
-def _frugal_plans(config: CoreConfig) -> list[Plan]:
-    """Plans for little memory, those that need most of it first."""
-    rows, banks = config.accumulator_rows, max(1, config.banks // 2)
-    return [
-        Plan(split=split, weight_banks=(banks,), weight_parts=parts, chunk_rows=chunk, timed=False, ahead=False)
-        for chunk in (2 * rows, rows // 2, rows // 8)
-        for split in (2, 1)
-        for parts in (4, 2)
+    sizes = [(2, 2 * rows, 0), (2, rows // 2, 0), (1, rows // 2, 2), (1, rows // 4, 2), (1, rows // 4, 4), (1, rows // 8, 8)]
+    frugal = [
+        [Plan(split=split, weight_banks=(banks,), weight_parts=2, chunk_rows=chunk, head_split=heads, timed=False, overlap=False)]
+        for split, chunk, heads in sizes
     ]
+    return fast + frugal
 
 
 def _fit(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Program | None:
@@ -113,7 +117,7 @@ def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) 
     larger = config
     while larger.address_bits < isa.ADDRESS.width:
         larger = replace(larger, scratchpad_bytes=2 * larger.scratchpad_words * larger.lanes)
-        if any(_fit(network, larger, image, plan) for plan in reversed(_frugal_plans(config))):
+        if any(_fit(network, larger, image, group[0]) for group in reversed(_plans(config))):
             need = larger.scratchpad_words * larger.lanes
             return (
                 f"{network.name} needs a scratchpad of {need} bytes in {config.banks} banks; "
@@ -124,7 +128,7 @@ def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) 
 
 def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Program:
     lowered = lower(network, config, image, plan)
-    if plan.ahead:
+    if plan.overlap:
         lowered.instructions = load_ahead(lowered.instructions, lowered.buffers, config)
     buffers = _place(lowered, config, plan)
     content, regions = image.finish(lowered.row_maps)

@@ -38,8 +38,10 @@ class Plan:
     chunk_rows : int
         Rows that go through an attention or an MLP together, at most (one window at least); what lies between its operators is kept for
         these rows only.
-    ahead : bool
-        Whether loads come as early in the program as what they overwrite allows.
+    head_split : int
+        Parts into which the rows of a head are cut, where q, k and v are made head by head; 0 makes those of all heads at once.
+    overlap : bool
+        Whether a chunk begins before the one before ends, and loads come as early in the program as what they overwrite allows.
     timed : bool
         Whether memory is used again only when its old contents are, by estimate, long dead; otherwise as soon as the program order allows.
     """
@@ -48,7 +50,8 @@ class Plan:
     weight_banks: tuple[int, ...]
     weight_parts: int = 2
     chunk_rows: int = 1 << 16
-    ahead: bool = True
+    head_split: int = 0
+    overlap: bool = True
     timed: bool = True
 
 

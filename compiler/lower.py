@@ -90,7 +90,10 @@ def lower(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan:
 
 
 def _interleave(emitter: Emitter, chunks: Sequence[_Chunk]) -> None:
-    """Emit the chunks in order, each one's end after the next one's begin, and its row operators as early as their input is there."""
+    """Emit the chunks in order, each one's row operators as early as their input is there.
+
+    The end of a chunk comes after the begin of the next one, if that does not need it and the plan allows it.
+    """
     prepared = 0
     end: Callable[[], None] = _nothing
 
@@ -102,7 +105,7 @@ def _interleave(emitter: Emitter, chunks: Sequence[_Chunk]) -> None:
 
     for index, chunk in enumerate(chunks):
         prepare(index + 1)
-        if prepared <= index:
+        if prepared <= index or not emitter.plan.overlap:
             end()
             end = _nothing
             prepare(index + 1)
@@ -169,7 +172,7 @@ def _attention(
         parts.sort(key=lambda part: targets[part[0] : part[0] + part[1]].mean())
     chunks = []
     for row, count in parts:
-        attention = Attention(emitter, scores, soft, values, row, count)
+        attention = Attention(emitter, qkv, scores, soft, values, row, count)
         sources = [np.arange(start, start + length) for start, length in norm_sources(emitter, first, row, count)]
 
         def prepare(row: int = row, count: int = count) -> None:
@@ -178,10 +181,8 @@ def _attention(
             norm(emitter, first, row, count)
 
         def begin(attention: Attention = attention) -> None:
-            attention.allocate()
             if len(parts) > 1:
                 emitter.allocate(values.output, attention.row, attention.rows)
-            linear(emitter, qkv, attention.row, attention.rows)
             attention.begin()
 
         def end(attention: Attention = attention) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,10 +34,10 @@ class Result:
     row_map: RowMap | None = None
 
 
-def linear(emitter: Emitter, operator: Linear, row: int, rows: int, *, lead: bool = False) -> None:
+def linear(emitter: Emitter, operator: Linear, row: int, rows: int, *, lead: bool = False, pieces: Sequence[Piece] | None = None) -> None:
     """Rows ``row`` .. of the operator: one MATMUL for each cut of them, piece of the output and chunk of weights.
 
-    ``lead`` : nothing comes before it that could hide the loading of weights.
+    ``pieces`` : of the output, where not all are wanted. ``lead`` : nothing comes before it that could hide the loading of weights.
     """
     name, network, split = operator.name, emitter.network, emitter.plan.split
     whole = rows == operator.rows and not operator.mapped
@@ -50,7 +50,7 @@ def linear(emitter: Emitter, operator: Linear, row: int, rows: int, *, lead: boo
         source = emitter.whole(operator.input, source_row)
         k_tiles = emitter.layouts[operator.input].width
         moving = Access(port=Port.MOVING, buffer=source.buffer, row=source_row - source.row, rows=count, words=k_tiles)
-        for result in _results(emitter, operator, first, count, k_tiles, lead=lead):
+        for result in _results(emitter, operator, first, count, k_tiles, lead=lead, pieces=pieces):
             _linear_matmul(emitter, operator, first, moving, result)
         if operator.output in network.outputs:
             emitter.store(name, operator.output, first + operator.output_row, count)
@@ -86,10 +86,12 @@ def _linear_matmul(emitter: Emitter, operator: Linear, row: int, moving: Access,
     )
 
 
-def _results(emitter: Emitter, operator: Linear, row: int, rows: int, k_tiles: int, *, lead: bool) -> Iterator[Result]:
+def _results(
+    emitter: Emitter, operator: Linear, row: int, rows: int, k_tiles: int, *, lead: bool, pieces: Sequence[Piece] | None
+) -> Iterator[Result]:
     """Cut the n tiles of each piece so that a chunk's weights take no more than a part of the ring, or one tile.
 
-    k comes before q and v comes last: the first scores then need nothing that the array has just begun. ``lead``: chunks begin with one
+    ``lead``: chunks begin with one
     tile and double, so that the array starts early and each loads beside the ones before.
     """
     name, output = operator.output, emitter.layouts[operator.output]
@@ -102,9 +104,8 @@ def _results(emitter: Emitter, operator: Linear, row: int, rows: int, k_tiles: i
         pieces = [emitter.whole(name)]
         row_map = _row_map(emitter, operator, pieces[0], row, rows)
     else:
-        emitter.piece(name)
         row += operator.output_row
-        pieces = [p for p in emitter.pieces[name] if 0 <= row - p.row < p.rows]
+        pieces = [emitter.piece(name, row)] if pieces is None else pieces
     limit = max(1, ring.size // emitter.plan.weight_parts // tile_words)
     if output.tiles > emitter.constants.size:
         limit = max(1, min(limit, emitter.constants.size // 2))
