@@ -42,6 +42,6 @@ class RowTiming:
         for stage, cycles in enumerate(unit.stages(self.config, instruction["words"])):
             place = max(place + cycles, self.left[stage])
             self.left[stage] = place + words
-        self.ready, self.kind = start + words, kind
+        self.ready, self.kind = start + words + 1, kind
         self.dones.append(place + unit.after_stages + RowWriter.latency(self.config) + words)
         return start, self.dones[-1]

@@ -29,9 +29,9 @@ __all__ = ["RowEngine"]
 class RowEngine(wiring.Component):
     """Reads the rows of an instruction from the scratchpad, a word a cycle, and writes log-softmax codes or normalised rows back.
 
-    An instruction is accepted in the last cycle in which the one before it reads, if it uses the same unit and, for NORM, the same
+    An instruction is accepted in the cycle after the last read of the one before it, if it uses the same unit and, for NORM, the same
     settings (:data:`.rsqrt.NORM_SETTINGS`), and if fewer than ``Sequencer.IN_FLIGHT`` are in progress; otherwise in the cycle of the
-    ``done`` that this waits for. So words pass without a gap from one instruction to the next, and all end in order.
+    ``done`` that this waits for. So one cycle is lost between instructions of a kind, not the unit's latency, and all end in order.
     Of a SOFTMAX, lanes from ``columns`` on count nowhere and get code 15.
     Refused, without any access: an opcode of another queue; no rows, words, columns or channels; more words than a row may have, more
     channels than :data:`.rsqrt.MAX_CHANNELS`, a map in a core without (``Error.FIELD``); constants or map entries outside their memory
@@ -124,15 +124,20 @@ class RowEngine(wiring.Component):
         m.d.comb += writer.valid.eq(Mux(is_norm, norm.o.valid, softmax.o.valid))
         m.d.comb += writer.word.eq(Mux(is_norm, norm.o.payload.data, softmax.o.payload.data))
 
-        self._accept(m, writer, ~reading | (source.last & (rows_left == 1)), is_norm, norm_body)
+        accepted = self._accept(m, writer.ends, ~reading, is_norm, norm_body)
+        # The target goes to the writer a cycle later, long before the first word.
+        m.d.sync += writer.push.eq(accepted)
+        m.d.comb += [writer.target[name].eq(norm_body[name]) for name, _ in writer.target.shape()]
+        if self.config.map_rows:
+            m.d.comb += writer.target.map.eq(norm_body.map & is_norm)
         with m.If(self.start):
             m.d.sync += [instruction.eq(self.instruction.payload), is_norm.eq(self._opcode() == Opcode.NORM)]
-            m.d.sync += [rows_left.eq(incoming.rows), columns_left.eq(incoming.columns), reading.eq(writer.push)]
+            m.d.sync += [rows_left.eq(incoming.rows), columns_left.eq(incoming.columns), reading.eq(accepted)]
         return m
 
-    def _accept(self, m: Module, writer: RowWriter, free: Value, is_norm: Value, current: data.View) -> None:
-        """Start an instruction when reading is ``free`` and those in flight do not mind; refuse it, or give its target to the writer."""
-        flying = Signal(range(Sequencer.IN_FLIGHT + 1))
+    def _accept(self, m: Module, ends: Value, free: Value, is_norm: Value, current: data.View) -> Value:
+        """Start an instruction when reading is ``free`` and those in flight do not mind; returns whether it is not refused."""
+        flying, accepted = Signal(range(Sequencer.IN_FLIGHT + 1)), Signal()
         incoming = isa.body(Opcode.NORM, self.instruction.payload)
         is_same = (self._opcode() == Opcode.NORM) == is_norm
         for name in NORM_SETTINGS.members:
@@ -140,16 +145,14 @@ class RowEngine(wiring.Component):
         m.d.comb += [
             self.instruction.ready.eq(free & ((flying == 0) | (is_same & (flying != Sequencer.IN_FLIGHT)))),
             self.start.eq(self.instruction.valid & self.instruction.ready),
-            writer.push.eq(self.start),
-            *(writer.target[name].eq(incoming[name]) for name, _ in writer.target.shape()),
+            accepted.eq(self.start),
         ]
-        if self.config.map_rows:
-            m.d.comb += writer.target.map.eq(incoming.map & (self._opcode() == Opcode.NORM))
         with m.If(self.start):
             for condition, error in reversed(self._refusals()):
                 with m.If(condition):
-                    m.d.comb += [self.error.eq(error), writer.push.eq(0)]
-        m.d.sync += [flying.eq(flying + writer.push - writer.ends), self.done.eq(writer.ends)]
+                    m.d.comb += [self.error.eq(error), accepted.eq(0)]
+        m.d.sync += [flying.eq(flying + accepted - ends), self.done.eq(ends)]
+        return accepted
 
     def _opcode(self) -> Any:
         return isa.HEADER(self.instruction.payload[: isa.HEADER.size]).opcode

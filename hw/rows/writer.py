@@ -39,7 +39,7 @@ class RowWriter(wiring.Component):
     -------
     push : ``In(1)``
     target : ``In(row_target(config))``
-        Of the instruction that begins in this cycle.
+        Of the next instruction.
     valid : ``In(1)``
     word : ``In(ArrayLayout(signed(8), L))``
     write : ``Out(WritePort(20, L))``

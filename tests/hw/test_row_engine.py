@@ -234,7 +234,7 @@ async def instructions_of_a_unit_overlap(dut, idle):
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
-async def short_instructions_follow_without_a_gap(dut):
+async def short_instructions_follow_with_a_cycle_between(dut):
     bench = Bench(dut, np.random.default_rng(cocotb.RANDOM_SEED))
     await bench.begin()
     norm = {**placed(10, 3), "channels": 3 * LANES, "log2_channels": 3, "epsilon": 1}
@@ -245,7 +245,7 @@ async def short_instructions_follow_without_a_gap(dut):
             await bench.issue(opcode, **fields)
         await bench.idle(cycles)
         starts, dones = ([cycle for cycle, name in bench.events if name == event] for event in ("start", "done"))
-        assert np.diff(starts).tolist() == np.diff(dones).tolist() == [words] * 4
+        assert np.diff(starts).tolist() == np.diff(dones).tolist() == [words + 1] * 4
         assert dones[0] - starts[0] == cycles
     assert not bench.errors
 
