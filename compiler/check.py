@@ -10,44 +10,66 @@ from numpy.typing import NDArray
 
 from ..hw import isa
 from ..hw.config import CoreConfig
-from ..hw.memory_engines import table_words
+from ..hw.memory_engines import table_words, target_words
+from ..hw.sequencer import Sequencer
 from .program import Program, token_sources
+from .schedule import OVERLAPPING
 
 __all__ = ["check"]
 
 _MAX_TOKENS = (1 << 6) - 1
-_ARRAY = isa.Queue.ARRAY.value
+_ROWS = isa.Queue.ROWS.value
 
 
 @dataclass
 class _Words:
-    """Addresses of one memory, as a base and steps with counts."""
+    """Addresses of one memory: each of ``bases``, and steps with counts from there."""
 
-    base: int
+    bases: NDArray[np.int64]
     steps: tuple[tuple[int, int], ...]
     port: str = ""
 
-    @property
-    def last(self) -> int:
-        return self.base + sum(step * (count - 1) for step, count in self.steps)
+    @cached_property
+    def first(self) -> int:
+        return int(self.bases.min())
 
     @cached_property
-    def touched(self) -> NDArray[np.bool_]:
-        """Which of the words from ``base`` to ``last`` they are."""
-        offsets = np.zeros(1, np.int64)
-        for step, count in self.steps:
-            offsets = (offsets[:, None] + step * np.arange(count)).ravel()
-        result = np.zeros(self.last - self.base + 1, bool)
-        result[offsets] = True
-        return result
+    def last(self) -> int:
+        return int(self.bases.max()) + sum(step * (count - 1) for step, count in self.steps)
 
-    def within(self, first: int, end: int) -> NDArray[np.bool_]:
-        """:attr:`touched` of the words from ``first`` to ``end - 1``."""
-        return self.touched[max(0, first - self.base) : max(0, end - self.base)]
+    @cached_property
+    def dense(self) -> bool:
+        """Whether every word from the first to the last is there, as far as that is easily seen."""
+        extent = 1
+        for step, count in sorted(self.steps):
+            if count > 1 and step > extent:
+                return False
+            extent += step * (count - 1)
+        return len(self.bases) == 1
+
+    @cached_property
+    def addresses(self) -> NDArray[np.int64]:
+        """Ascending."""
+        if self.dense:
+            return np.arange(self.first, self.last + 1)
+        result = self.bases - self.first
+        for step, count in self.steps:
+            result = (result[:, None] + step * np.arange(count)).ravel()
+        used = np.zeros(self.last - self.first + 1, bool)
+        used[result] = True
+        return self.first + np.flatnonzero(used)
 
     def overlaps(self, other: _Words) -> bool:
-        first, end = max(self.base, other.base), min(self.last, other.last) + 1
-        return first < end and bool((self.within(first, end) & other.within(first, end)).any())
+        if self.last < other.first or other.last < self.first:
+            return False
+        return self.dense and other.dense or np.intersect1d(self.addresses, other.addresses, assume_unique=True).size > 0
+
+    def banks(self, bank_words: int) -> int:
+        """The banks, a bit each."""
+        first, last = self.first // bank_words, self.last // bank_words
+        if first == last or self.dense:
+            return (2 << last) - (1 << first)
+        return sum(1 << int(bank) for bank in np.flatnonzero(np.bincount(self.addresses // bank_words)))
 
 
 @dataclass
@@ -60,25 +82,19 @@ class _Footprint:
     write_banks: int = 0
     ports: dict[str, int] = field(default_factory=dict)
 
-    def read(self, memory: isa.Target, base: int, *steps: tuple[int, int], port: str = "") -> None:
-        self.reads.setdefault(memory, []).append(_Words(base, steps, port))
+    def read(self, memory: isa.Target, base: int | NDArray[np.int64], *steps: tuple[int, int], port: str = "") -> None:
+        self.reads.setdefault(memory, []).append(_Words(np.atleast_1d(base), steps, port))
 
-    def write(self, memory: isa.Target, base: int, *steps: tuple[int, int]) -> None:
-        self.writes.setdefault(memory, []).append(_Words(base, steps))
+    def write(self, memory: isa.Target, base: int | NDArray[np.int64], *steps: tuple[int, int]) -> None:
+        self.writes.setdefault(memory, []).append(_Words(np.atleast_1d(base), steps))
 
     def close(self, config: CoreConfig) -> None:
         """Compute the banks."""
-
-        def banks(words: _Words) -> int:
-            size = config.bank_words
-            possible = range(words.base // size, words.last // size + 1)
-            return sum(1 << bank for bank in possible if words.within(bank * size, (bank + 1) * size).any())
-
         for words in self.reads.get(isa.Target.SCRATCHPAD, []):
-            self.ports[words.port] = banks(words)
-            self.read_banks |= banks(words)
+            self.ports[words.port] = words.banks(config.bank_words)
+            self.read_banks |= self.ports[words.port]
         for words in self.writes.get(isa.Target.SCRATCHPAD, []):
-            self.write_banks |= banks(words)
+            self.write_banks |= words.banks(config.bank_words)
 
     def touches(self, other: _Footprint) -> bool:
         """Whether one writes what the other reads or writes."""
@@ -88,8 +104,16 @@ class _Footprint:
         )
 
 
-def _footprint(opcode: isa.Opcode, f: dict[str, int], config: CoreConfig) -> _Footprint:
+def _footprint(opcode: isa.Opcode, f: dict[str, int], config: CoreConfig, offsets: NDArray[np.int64]) -> _Footprint:
+    """``offsets``: the row maps on chip, by entry."""
     result, pad, table = _Footprint(), isa.Target.SCRATCHPAD, table_words(config.lanes)
+    rows = np.arange(f.get("rows", 0))
+    mapped = f.get("map", 0)
+    if mapped:
+        result.read(isa.Target.ROW_MAP, f["map_base"] * isa.ENTRY_BYTES // config.lanes, (1, _map_words(f, config)))
+        rows_out = offsets[f["map_base"] : f["map_base"] + len(rows)]
+    else:
+        rows_out = rows * f.get("output_row", 0)
     match opcode:
         case isa.Opcode.LOAD:
             target = isa.Target(f["target"])
@@ -97,21 +121,22 @@ def _footprint(opcode: isa.Opcode, f: dict[str, int], config: CoreConfig) -> _Fo
         case isa.Opcode.STORE:
             result.read(pad, f["source"], (1, f["words"]), port="store")
         case isa.Opcode.MATMUL:
-            rows, k, n = f["rows"], f["k_tiles"], f["n_tiles"]
-            result.read(pad, f["moving"], (f["moving_row"], rows), (f["moving_k"], k), port="moving")
+            k, n = f["k_tiles"], f["n_tiles"]
+            result.read(pad, f["moving"], (f["moving_row"], len(rows)), (f["moving_k"], k), port="moving")
             steps = ((f["stationary_word"], config.lanes), (f["stationary_k"], k), (f["stationary_n"], n))
             result.read(pad, f["stationary"], *steps, port="stationary")
             if f["form"] == isa.Form.RESIDUAL.value:
-                result.read(pad, f["residual"], (f["output_row"], rows), (f["output_n"], n), port="residual")
+                rows_in = rows_out if mapped == 3 else rows * f["output_row"]
+                result.read(pad, f["residual"] + rows_in, (f["output_n"], n), port="residual")
             if f["form"] == isa.Form.TABLE.value:
                 result.read(isa.Target.FUNCTION_TABLE, f["table"] * table, (1, table))
             words = 4 if f["form"] == isa.Form.RAW.value else 1
-            result.write(pad, f["output"], (f["output_row"], rows), (f["output_n"], n), (1, words))
+            result.write(pad, f["output"] + rows_out, (f["output_n"], n), (1, words))
             blocks = n if f["constant_n"] else 1
             result.read(isa.Target.CONSTANTS, f["constant"] * isa.CONSTANT_BYTES, (1, blocks * isa.CONSTANT_BYTES))
         case isa.Opcode.SOFTMAX | isa.Opcode.NORM:
-            result.read(pad, f["input"], (f["input_row"], f["rows"]), (f["input_word"], f["words"]), port="rows")
-            result.write(pad, f["output"], (f["output_row"], f["rows"]), (f["output_word"], f["words"]))
+            result.read(pad, f["input"], (f["input_row"], len(rows)), (f["input_word"], f["words"]), port="rows")
+            result.write(pad, f["output"] + rows_out, (f["output_word"], f["words"]))
             if opcode is isa.Opcode.SOFTMAX:
                 result.read(isa.Target.EXP_TABLE, f["table"] * table, (1, table))
             else:
@@ -122,11 +147,19 @@ def _footprint(opcode: isa.Opcode, f: dict[str, int], config: CoreConfig) -> _Fo
     return result
 
 
-def _meet(earlier: _Footprint, later: _Footprint, *, same_queue: bool, adjacent: bool) -> str:
-    """Why two instructions that may run together must not, or an empty string."""
+def _map_words(f: dict[str, int], config: CoreConfig) -> int:
+    """Words in which the entries of an instruction lie."""
+    entries = config.lanes // isa.ENTRY_BYTES
+    return (f["map_base"] + f["rows"] - 1) // entries - f["map_base"] // entries + 1
+
+
+def _meet(earlier: _Footprint, later: _Footprint, *, queue: int | None, adjacent: bool) -> str:
+    """Why two instructions (of one ``queue`` or of two) that may run together must not, or an empty string."""
     if earlier.touches(later):
         return "touch the same words"
-    if not same_queue:
+    if queue == _ROWS:
+        return ""
+    if queue is None:
         if earlier.read_banks & later.read_banks:
             return "read from one bank"
         return "write to one bank" if earlier.write_banks & later.write_banks else ""
@@ -142,22 +175,58 @@ def check(program: Program) -> None:
     Recomputes everything from the encoded words: which words each instruction touches, and from queues and tokens which instructions have
     surely ended when another starts.
     """
-    config = program.config
-    words = program.words()
-    headers = [isa.unpack(isa.HEADER, word) for word in words]
-    footprints = []
-    for index, (word, header) in enumerate(zip(words, headers, strict=True)):
+    config, memory = program.config, program.memory_image
+    headers, footprints = [], []
+    offsets = np.zeros(target_words(config, isa.Target.ROW_MAP) * config.lanes // isa.ENTRY_BYTES, np.int64)
+    for index, word in enumerate(program.words()):
+        header = isa.unpack(isa.HEADER, word)
         opcode = isa.Opcode(header["opcode"])
-        footprint = _footprint(opcode, isa.unpack(isa.BODIES[opcode], word >> isa.HEADER.size), config)
-        for part in (*footprint.reads.get(isa.Target.SCRATCHPAD, []), *footprint.writes.get(isa.Target.SCRATCHPAD, [])):
-            if part.last >= config.scratchpad_words:
-                raise RuntimeError(f"instruction {index} reaches address {part.last} of {config.scratchpad_words}")
+        body = isa.unpack(isa.BODIES[opcode], word >> isa.HEADER.size)
+        if opcode is isa.Opcode.LOAD and body["target"] == isa.Target.ROW_MAP.value:
+            first, size = body["destination"] * config.lanes // isa.ENTRY_BYTES, body["words"] * config.lanes
+            entries = np.frombuffer(memory, "<u4", size // isa.ENTRY_BYTES, body["memory"] * config.lanes)
+            offsets[first : first + len(entries)] = entries
+        footprint = _footprint(opcode, body, config, offsets)
+        for words in (*footprint.reads.get(isa.Target.SCRATCHPAD, []), *footprint.writes.get(isa.Target.SCRATCHPAD, [])):
+            if words.last >= config.scratchpad_words:
+                raise RuntimeError(f"instruction {index} reaches address {words.last} of {config.scratchpad_words}")
         masks = list(footprint.ports.values())
         if any(a & b for i, a in enumerate(masks) for b in masks[:i]):
             raise RuntimeError(f"operands of instruction {index} share a bank")
+        headers.append(header)
         footprints.append(footprint)
     _check_order(program, headers, footprints)
     _check_tokens(program)
+
+
+class _Lane:
+    """The instructions of one queue: their bank masks, and the first and last address of all that they read and write."""
+
+    def __init__(self, indices: list[int], footprints: list[_Footprint]) -> None:
+        self.indices = indices
+        mine = [footprints[index] for index in indices]
+        self.banks = np.array([(each.read_banks, each.write_banks) for each in mine], object).reshape(-1, 2)
+        extents = [_extents(each) for each in mine]
+        self.starts = np.cumsum([0, *map(len, extents)])
+        self.extents = np.concatenate([np.zeros((0, 4), np.int64), *extents])
+        self.positions = np.repeat(np.arange(len(mine)), np.diff(self.starts))
+
+    def candidates(self, footprint: _Footprint, first: int, last: int) -> set[int]:
+        """Of instructions ``first`` .. ``last`` - 1 of the queue, those whose address ranges or banks meet the footprint's."""
+        low, high = self.starts[first], self.starts[last]
+        memory, write, begin, end = self.extents[low:high].T
+        found = np.zeros(high - low, bool)
+        for mine, mine_write, mine_begin, mine_end in _extents(footprint).tolist():
+            found |= (memory == mine) & (write | mine_write).astype(bool) & (begin <= mine_end) & (end >= mine_begin)
+        meet = (self.banks[first:last, 0] & footprint.read_banks) | (self.banks[first:last, 1] & footprint.write_banks)
+        return {*self.positions[low:high][found].tolist(), *(first + np.flatnonzero(meet)).tolist()}
+
+
+def _extents(footprint: _Footprint) -> NDArray[np.int64]:
+    """(n, 4): memory, whether it is written, first and last address."""
+    kinds = ((footprint.reads, 0), (footprint.writes, 1))
+    rows = [(memory.value, write, w.first, w.last) for kind, write in kinds for memory, words in kind.items() for w in words]
+    return np.array(rows, np.int64).reshape(-1, 4)
 
 
 def _check_order(program: Program, headers: list[dict[str, int]], footprints: list[_Footprint]) -> None:
@@ -165,27 +234,30 @@ def _check_order(program: Program, headers: list[dict[str, int]], footprints: li
     sources = token_sources(program.instructions)
     started: list[NDArray[np.int64]] = []  # by instruction: how many of each queue have ended when it starts
     ended: list[NDArray[np.int64]] = []  # and when it ends
-    members: list[list[int]] = [[] for _ in range(isa.QUEUES)]
+    queues = [_Lane([i for i, header in enumerate(headers) if header["queue"] == queue], footprints) for queue in range(isa.QUEUES)]
+    counts = [0] * isa.QUEUES  # instructions of each queue so far
     for index, header in enumerate(headers):
         queue = header["queue"]
         clock = np.zeros(isa.QUEUES, np.int64)
-        before = members[queue][-1] if members[queue] else None
+        before = queues[queue].indices[counts[queue] - 1] if counts[queue] else None
         if before is not None:
-            alone = queue != _ARRAY or header["wait"] >> queue & 1
+            alone = queue not in OVERLAPPING or header["wait"] >> queue & 1
             clock = np.maximum(clock, ended[before] if alone else started[before])
+        if counts[queue] >= Sequencer.IN_FLIGHT:
+            clock = np.maximum(clock, ended[queues[queue].indices[counts[queue] - Sequencer.IN_FLIGHT]])
         for source in sources[index]:
             clock = np.maximum(clock, ended[source])
-        for other, indices in enumerate(members):
-            for position in range(clock[other], len(indices)):
-                earlier = indices[position]
+        for other, lane in enumerate(queues):
+            for position in sorted(lane.candidates(footprints[index], int(clock[other]), counts[other])):
+                earlier = lane.indices[position]
                 adjacent = earlier == before
-                if reason := _meet(footprints[earlier], footprints[index], same_queue=other == queue, adjacent=adjacent):
+                if reason := _meet(footprints[earlier], footprints[index], queue=queue if other == queue else None, adjacent=adjacent):
                     raise RuntimeError(f"instructions {earlier} and {index} may run together and {reason}")
         started.append(clock)
-        members[queue].append(index)
+        counts[queue] += 1
         end = clock if before is None else np.maximum(clock, ended[before])
         end = end.copy()
-        end[queue] = len(members[queue])
+        end[queue] = counts[queue]
         ended.append(end)
 
 

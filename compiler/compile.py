@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,21 @@ from ..hw.config import CoreConfig
 from ..model.network import IntegerNetwork
 from .check import check
 from .constants import MemoryImage
-from .emitter import Emitter, Plan
+from .emitter import Emitter, Plan, phases
 from .lower import lower
 from .memory import DoesNotFit, Lifetime, place
 from .program import Buffer, Instruction, Port, Program, Space
-from .schedule import Hazards, Span, estimate, synchronise
+from .schedule import Hazards, Span, busiest, estimate, load_ahead, synchronise
 
 __all__ = ["compile_network", "pack_input", "unpack_output"]
 
 _MEMORY_WORDS = 1 << 28
+
+
+#: A plan that takes so much longer than its busiest engine is good enough.
+_GOOD = 1.003
+#: Instructions of all plans that are tried, at most, once one fits.
+_EFFORT = 8_000
 
 
 def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
@@ -30,82 +36,88 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
     Raises ``ValueError`` when the core cannot run the network: a mode or a unit too small, a scratchpad or program memory too small.
     """
     image = MemoryImage(network, config.lanes)
-    if image.words > _MEMORY_WORDS:
-        size, limit = image.words * config.lanes, _MEMORY_WORDS * config.lanes
+    words = sum(size for _, size in image.regions.values())
+    if words > _MEMORY_WORDS:
+        size, limit = words * config.lanes, _MEMORY_WORDS * config.lanes
         raise ValueError(f"{network.name} takes {size} bytes of external memory; {limit} can be addressed")
     best: tuple[int, Program] | None = None
     lengths: list[int] = []
-    for draft in _drafts(network, config, image):
-        if len(draft.instructions) > config.program_depth:
-            lengths.append(len(draft.instructions))
-            continue
-        for timed in (True, False):
-            # Memory only adds instructions and waiting: a draft that is no better cannot get better.
-            if best is not None and draft.cycles >= best[0]:
-                break
-            try:
-                program = _compile(network, config, image, draft, timed=timed)
-            except DoesNotFit:
-                continue
-            if len(program.instructions) > config.program_depth:
-                lengths.append(len(program.instructions))
-                continue
+    for program in _programs(network, config, image):
+        lengths.append(len(program.instructions))
+        if lengths[-1] <= config.program_depth:
             cycles = max(span.end for span in estimate(program.instructions, config))
             if best is None or cycles < best[0]:
                 best = cycles, program
+            if best[0] <= _GOOD * busiest(program.instructions, config):
+                break
+        if best is not None and sum(lengths) > _EFFORT:
+            break
     if best is not None:
         check(best[1])
         return best[1]
     if lengths:
-        needed = f"{network.name} takes a program of at least {min(lengths)} instructions"
-        raise ValueError(f"{needed}; this configuration has program_depth {config.program_depth}")
+        raise ValueError(
+            f"{network.name} takes a program of {min(lengths)} instructions; this configuration has program_depth {config.program_depth}"
+        )
     raise ValueError(_too_large(network, config, image))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Draft:
-    """A network under a plan, and when its instructions would run if every buffer had memory and banks of its own."""
-
-    plan: Plan
-    lowered: Emitter
-    instructions: list[Instruction]
-    spans: list[Span]
-
-    @property
-    def cycles(self) -> int:
-        return max(span.end for span in self.spans)
+def _programs(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> Iterator[Program]:
+    """The program of each plan that fits."""
+    for group in _plans(config):
+        for plan in group:
+            program = _fit(network, config, image, plan)
+            if program is None:
+                break
+            yield program
 
 
-def _draft(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> _Draft:
-    lowered = lower(network, config, image, plan)
-    instructions = synchronise(lowered.instructions, Hazards(lowered.buffers, config, placed=False))
-    return _Draft(plan=plan, lowered=lowered, instructions=instructions, spans=estimate(instructions, config))
+def _plans(config: CoreConfig) -> list[list[Plan]]:
+    """Groups of plans that take about the same memory, the fastest ones first: where the first of a group does not fit, none does."""
+    rows, banks = config.accumulator_rows, max(1, config.banks // 2)
+    fast = [
+        [
+            Plan(split=2, weight_banks=(count,), weight_parts=parts, chunk_rows=chunk)
+            for parts, count in ((4, banks), (8, banks), (4, max(1, banks - 1)), (2, banks))
+        ]
+        for chunk in (2 * rows, rows // 2)
+    ]
+    sizes = [(2, 2 * rows, 0), (2, rows // 2, 0), (1, rows // 2, 2), (1, rows // 4, 2), (1, rows // 4, 4), (1, rows // 8, 8)]
+    frugal = [
+        [Plan(split=split, weight_banks=(banks,), weight_parts=2, chunk_rows=chunk, head_split=heads, timed=False, overlap=False)]
+        for split, chunk, heads in sizes
+    ]
+    return fast + frugal
 
 
-def _drafts(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> list[_Draft]:
-    """Every plan, the fastest first."""
-    drafts = []
-    for split in (2, 1):
-        for banks in range(max(1, config.banks // 2), 0, -1):
-            try:
-                drafts.append(_draft(network, config, image, Plan(split=split, weight_banks=banks)))
-            except DoesNotFit:
-                continue
-    return sorted(drafts, key=lambda draft: draft.cycles)
+def _fit(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Program | None:
+    """The program of a plan, with as many banks for weights as leave enough for everything else; None if there is no such program.
+
+    Where rows are cut into chunks, weights begin with one bank: they are soon used up and come again.
+    """
+    numbers = phases(network)
+    banks = [1] * (1 + max(numbers.values()))
+    for operator in network.operators:
+        if getattr(operator, "rows", plan.chunk_rows + 1) <= plan.chunk_rows or len(banks) == 1:
+            banks[numbers[operator.name]] = max(1, *plan.weight_banks)
+    while True:
+        try:
+            return _compile(network, config, image, replace(plan, weight_banks=tuple(banks)))
+        except DoesNotFit as error:
+            near = [] if error.phase is None else [*range(error.phase, len(banks)), *range(error.phase)[::-1]]
+            fewer = next((phase for phase in near if banks[phase] > 1), None)
+            if fewer is None:
+                return None
+            banks[fewer] -= 1
 
 
 def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> str:
-    """By how much the scratchpad is too small: banks are powers of two, so twice the size is the next one to try."""
+    """By how much the scratchpad is too small: a bank is a power of two of words, so twice the size is the next one to try."""
     have = config.scratchpad_words * config.lanes
     larger = config
     while larger.address_bits < isa.ADDRESS.width:
         larger = replace(larger, scratchpad_bytes=2 * larger.scratchpad_words * larger.lanes)
-        for banks in range(max(1, config.banks // 2), 0, -1):
-            try:
-                draft = _draft(network, larger, image, Plan(split=1, weight_banks=banks))
-                _place(draft, larger, timed=False)
-            except DoesNotFit:
-                continue
+        if any(_fit(network, larger, image, group[0]) for group in reversed(_plans(config))):
             need = larger.scratchpad_words * larger.lanes
             return (
                 f"{network.name} needs a scratchpad of {need} bytes in {config.banks} banks; "
@@ -114,16 +126,21 @@ def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) 
     return f"{network.name} does not fit in a scratchpad of {config.banks} banks of any size; this configuration has {have} bytes"
 
 
-def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, draft: _Draft, *, timed: bool) -> Program:
-    lowered = draft.lowered
-    buffers = _place(draft, config, timed=timed)
-    resolved = [_resolve(instruction, buffers) for instruction in lowered.instructions]
+def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Program:
+    lowered = lower(network, config, image, plan)
+    if plan.overlap:
+        lowered.instructions = load_ahead(lowered.instructions, lowered.buffers, config)
+    buffers = _place(lowered, config, plan)
+    image = MemoryImage(network, config.lanes, lowered.row_maps)
+    regions = image.regions
+    resolved = [_resolve(instruction, buffers, regions) for instruction in lowered.instructions]
     instructions = synchronise(resolved, Hazards(buffers, config, placed=True))
     by_layer: dict[str, list[int]] = {}
     for index, instruction in enumerate(instructions):
         by_layer.setdefault(instruction.layer, []).append(index)
     return Program(
         name=network.name,
+        origin=network.origin,
         input=network.input,
         config=config,
         instructions=instructions,
@@ -131,44 +148,46 @@ def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, dr
         layers=[replace(layer, instructions=tuple(by_layer[layer.name])) for layer in lowered.layers],
         layouts=lowered.layouts,
         image=image,
-        origin=network.origin,
-        input_region=image.regions["input"],
-        output_regions={name: image.regions[name] for name in network.outputs},
+        input_region=regions["input"],
+        output_regions={name: regions[name] for name in network.outputs},
     )
 
 
-def _place(draft: _Draft, config: CoreConfig, *, timed: bool) -> dict[str, Buffer]:
-    """The memory plan, from the draft's estimate of what runs together.
-
-    timed : whether memory is used again only when its old contents are, by estimate, long dead; otherwise as soon as the program order
-    allows.
-    """
-    lowered, free, spans = draft.lowered, draft.instructions, draft.spans
-    fixed = {name: b for name, b in lowered.buffers.items() if b.space is not Space.SCRATCHPAD or name == "weights"}
+def _place(lowered: Emitter, config: CoreConfig, plan: Plan) -> dict[str, Buffer]:
+    """The memory plan, from an estimate of what would run together if every buffer had memory and banks of its own."""
+    free = synchronise(lowered.instructions, Hazards(lowered.buffers, config, placed=False))
+    spans = estimate(free, config)
+    weights = {name: lowered.buffers[name] for name, _ in lowered.weights.values()}
+    elsewhere = {name: b for name, b in lowered.buffers.items() if b.space is not Space.SCRATCHPAD}
+    fixed = elsewhere | weights
     lifetimes: dict[str, Lifetime] = {}
     apart: set[frozenset[str]] = set()
     for index, (instruction, span) in enumerate(zip(free, spans, strict=True)):
-        for name in {a.buffer for a in (*instruction.reads, *instruction.writes)} - fixed.keys():
+        for name in {a.buffer for a in (*instruction.reads, *instruction.writes)} - elsewhere.keys():
             life = lifetimes.get(name, Lifetime(first=index, last=index, start=span.start, end=span.end))
             lifetimes[name] = replace(life, last=index, start=min(life.start, span.start), end=max(life.end, span.end))
         if instruction.opcode is isa.Opcode.MATMUL:
             operands = {a.buffer for a in instruction.reads if a.port is not Port.NONE}
-            apart |= {frozenset((a, b)) for a in operands for b in operands if a < b and not {a, b} & fixed.keys()}
-    movable = [lowered.buffers[name] for name in lifetimes]
-    costs = _costs(free, spans, fixed, config)
-    banks = config.banks - draft.plan.weight_banks
-    return fixed | place(movable, lifetimes, apart, costs, config, banks, timed=timed)
+            apart |= {frozenset((a, b)) for a in operands for b in operands if a < b and not {a, b} & elsewhere.keys()}
+    movable = [lowered.buffers[name] for name in lifetimes if name not in weights]
+    costs = _costs(free, spans, elsewhere, config)
+    used = [buffer for name, buffer in weights.items() if name in lifetimes]
+    try:
+        return fixed | place(movable, used, lifetimes, apart, costs, config, timed=plan.timed)
+    except DoesNotFit as error:
+        layer = free[lifetimes[error.buffer].first].layer
+        raise DoesNotFit(error.buffer, lowered.phases.get(layer, 0)) from None
 
 
 def _costs(
-    instructions: Sequence[Instruction], spans: Sequence[Span], fixed: dict[str, Buffer], config: CoreConfig
+    instructions: Sequence[Instruction], spans: Sequence[Span], elsewhere: dict[str, Buffer], config: CoreConfig
 ) -> dict[frozenset[str], int]:
     """Cycles for which each pair of buffers would be read, or written, together by two engines."""
     costs: dict[frozenset[str], int] = {}
 
     def add(first: set[str], second: set[str], cycles: int) -> None:
-        for a in first - fixed.keys():
-            for b in second - fixed.keys():
+        for a in first - elsewhere.keys():
+            for b in second - elsewhere.keys():
                 if a != b:
                     costs[frozenset((a, b))] = costs.get(frozenset((a, b)), 0) + cycles
 
@@ -197,11 +216,11 @@ def _costs(
     return costs
 
 
-def _resolve(instruction: Instruction, buffers: dict[str, Buffer]) -> Instruction:
+def _resolve(instruction: Instruction, buffers: dict[str, Buffer], regions: dict[str, tuple[int, int]]) -> Instruction:
     """The instruction with addresses."""
     fields = dict(instruction.fields)
-    for name, (buffer, offset) in instruction.anchors.items():
-        fields[name] = buffers[buffer].address + offset
+    for name, (origin, offset) in instruction.anchors.items():
+        fields[name] = offset + (regions[origin][0] if name == "memory" else buffers[origin].address)
     part = instruction.slice
     if part is not None:
         part = replace(part, address=part.address + buffers[instruction.writes[0].buffer].address)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -12,16 +13,16 @@ from numpy.typing import NDArray
 
 from ..hw import isa
 from ..hw.memory_engines import table_words
-from ..model.network import AttentionScores, AttentionValues, Form, IntegerNetwork, LayerNorm, Linear, LogSoftmax, Operator
-from .layout import Layout
+from ..model.network import AttentionScores, AttentionValues, AveragePool, Form, IntegerNetwork, LayerNorm, Linear, LogSoftmax, Operator
+from .layout import Layout, ceil_div
 
 __all__ = ["MemoryImage", "pack_norm_constants", "pack_records", "pack_weights"]
 
 #: Shift of padding channels: with multiplier 0 any residual vanishes.
 PADDING_SHIFT = 32
 NORM_FRACTION = 10
-#: Name and words of a piece of memory, and what packs its bytes (padding of the last word left out).
-_Part = tuple[str, int, Callable[[], bytes]]
+#: Words of a piece of memory, and what packs its bytes (padding of the last word left out).
+_Part = tuple[int, Callable[[], bytes]]
 
 
 def pack_records(layout: data.StructLayout, size: int, **fields: NDArray) -> NDArray[np.uint8]:
@@ -55,89 +56,116 @@ def pack_norm_constants(alpha: NDArray, gain: NDArray, offset: NDArray, target: 
 
 
 class MemoryImage:
-    """External memory from address 0 on: parameters, then the input, then the outputs. Addresses and sizes are in words of L bytes.
+    """External memory from address 0 on: parameters, row maps, the input, the outputs. Addresses and sizes are in words of L bytes.
 
-    Names: ``<constant>.value``, and by operator ``.weight``, ``.constants``, ``.table``, ``.residual``; ``input`` and each output tensor's.
+    Names: ``<constant>.value``, and by operator ``.weight``, ``.constants``, ``.table``, ``.residual``, ``.bias``, ``.ones``; those of the
+    row maps; ``input`` and each output tensor's.
 
     Parameters
     ----------
     network : IntegerNetwork
     lanes : int
+    row_maps : mapping of str to bytes
+        The row maps of a program.
     """
 
-    def __init__(self, network: IntegerNetwork, lanes: int) -> None:
+    def __init__(self, network: IntegerNetwork, lanes: int, row_maps: Mapping[str, bytes] | None = None) -> None:
         self.network, self.lanes = network, lanes
         self.layouts = {tensor.name: Layout.of(tensor, lanes) for tensor in network.tensors}
-        self.regions: dict[str, tuple[int, int]] = {}
-        self.words = 0
-        for name, words, _ in self._parts():
-            self._add(name, words)
+        for operator in network.operators:
+            # LayerNorm works word by word: the groups of its input stay padded as they are.
+            if isinstance(operator, LayerNorm):
+                rows, source = self.layouts[operator.output].rows, self.layouts[operator.input]
+                self.layouts[operator.output] = replace(source, rows=rows)
+        self._packers: dict[str, _Part] = dict(self._parts())
+        for name, content in (row_maps or {}).items():
+            self._packers[name] = ceil_div(len(content), lanes), partial(bytes, content)
+        sizes = {name: words for name, (words, _) in self._packers.items()}
         for name, tensor in (("input", network.input), *((output, output) for output in network.outputs)):
-            self._add(name, self.layouts[tensor].rows * self.layouts[tensor].width)
+            sizes[name] = self.layouts[tensor].rows * self.layouts[tensor].width
+        starts = np.cumsum([0, *sizes.values()]).tolist()
+        #: Word address and words of everything, by name.
+        self.regions = {name: (start, size) for start, (name, size) in zip(starts, sizes.items(), strict=False)}
 
     @cached_property
     def data(self) -> bytes:
-        """The parameters, packed when they are asked for first: a report needs their places only."""
-        return b"".join(pack().ljust(words * self.lanes, b"\0") for _, words, pack in self._parts())
+        """The parameters and row maps, packed when they are asked for first: a report needs their places only."""
+        return b"".join(pack().ljust(words * self.lanes, b"\0") for words, pack in self._packers.values())
 
-    def _add(self, name: str, words: int) -> None:
-        self.regions[name] = (self.words, words)
-        self.words += words
+    def words(self, name: str) -> int:
+        """Size of a part."""
+        return self.regions[name][1]
 
-    def _parts(self) -> Iterator[_Part]:
+    def _parts(self) -> Iterator[tuple[str, _Part]]:
         for constant in self.network.constants:
             zero, layout = self.network.tensor(constant.output).zero_point, self.layouts[constant.output]
             value = self.network.arrays[f"{constant.name}.value"]
-            yield f"{constant.name}.value", len(value) * layout.width, partial(layout.pack, value, zero)
+            yield f"{constant.name}.value", (len(value) * layout.width, partial(layout.pack, value, zero))
         for operator in self.network.operators:
             yield from self._operator(operator)
 
-    def _operator(self, operator: Operator) -> Iterator[_Part]:
+    def _operator(self, operator: Operator) -> Iterator[tuple[str, _Part]]:
         name, arrays = operator.name, self.network.arrays
         target = self.layouts[operator.output]
-        records = target.tiles * isa.CONSTANT_BYTES
         match operator:
             case Linear():
+                if f"{name}.output_groups" in arrays:
+                    target = replace(target, groups=1)
                 source = self.layouts[operator.input]
                 weight = partial(pack_weights, arrays[f"{name}.weight"], source, target)
-                yield f"{name}.weight", source.tiles * target.tiles * self.lanes, weight
+                yield f"{name}.weight", (source.tiles * target.tiles * self.lanes, weight)
                 bias, residual_shift = arrays[f"{name}.bias"], arrays.get(f"{name}.residual_shift")
-                yield f"{name}.constants", records, partial(self._constants, target, name, bias, residual_shift)
+                yield f"{name}.constants", self._constants(target, name, bias, residual_shift)
                 if operator.form is Form.TABLE:
-                    yield f"{name}.table", table_words(self.lanes), arrays[f"{name}.table"].astype("<i4").tobytes
+                    yield f"{name}.table", (table_words(self.lanes), arrays[f"{name}.table"].astype("<i4").tobytes)
                 if operator.form is Form.RESIDUAL and not operator.residual:
                     residual = arrays[f"{name}.residual"]
-                    yield f"{name}.residual", len(residual) * target.width, partial(target.pack, residual, operator.residual_zero)
+                    yield f"{name}.residual", (len(residual) * target.width, partial(target.pack, residual, operator.residual_zero))
             case AttentionScores():
                 heads = Layout(rows=1, groups=operator.heads, channels=self.lanes, lanes=self.lanes)
-                parts = {part: np.repeat(arrays[f"{name}.{part}"], self.lanes) for part in ("multiplier", "shift")}
-                pack = partial(self._records, heads, np.zeros(operator.heads * self.lanes, np.int32), None, **parts)
-                yield f"{name}.constants", heads.tiles * isa.CONSTANT_BYTES, pack
+                scale = [np.repeat(arrays[f"{name}.{part}"], self.lanes) for part in ("multiplier", "shift")]
+                residual_shift = np.repeat(arrays[f"{name}.residual_shift"], self.lanes) if operator.bias else None
+                yield f"{name}.constants", self._records(heads, np.zeros(operator.heads * self.lanes, np.int32), residual_shift, *scale)
+                if operator.bias:
+                    # Head by head, so that a head's can be loaded alone: (heads, types, T, T).
+                    rows = arrays[f"{name}.bias"].swapaxes(0, 1).reshape(-1, target.channels)
+                    layout = replace(target, rows=len(rows), groups=1)
+                    yield f"{name}.bias", (len(rows) * layout.width, partial(layout.pack, rows))
             case AttentionValues():
-                bias = np.zeros(target.groups * target.channels, np.int32)
-                yield f"{name}.constants", records, partial(self._constants, target, name, bias, None)
+                yield f"{name}.constants", self._constants(target, name, np.zeros(target.groups * target.channels, np.int32), None)
+            case AveragePool():
+                block = Layout(rows=1, groups=1, channels=self.lanes, lanes=self.lanes)
+                scale = [np.repeat(arrays[f"{name}.{part}"], self.lanes) for part in ("bias", "multiplier", "shift")]
+                yield f"{name}.constants", self._records(block, scale[0], None, *scale[1:])
+                rows = self.layouts[operator.input].rows
+                ones = np.arange(ceil_div(rows, self.lanes) * self.lanes) < rows
+                yield f"{name}.ones", (ceil_div(rows, self.lanes), ones.astype(np.int8).tobytes)
             case LogSoftmax():
                 entries = {"exp": arrays[f"{name}.exp_table"], "log": arrays[f"{name}.log_table"]}
-                yield f"{name}.table", table_words(self.lanes), pack_records(isa.EXP_ENTRY, isa.ENTRY_BYTES, **entries).tobytes
+                yield f"{name}.table", (table_words(self.lanes), pack_records(isa.EXP_ENTRY, isa.ENTRY_BYTES, **entries).tobytes)
             case LayerNorm():
                 zero = self.network.tensor(operator.output).zero_point
                 alpha, gain, offset = (arrays[f"{name}.{part}"] for part in ("alpha", "gain", "offset"))
                 pack = partial(pack_norm_constants, alpha, gain, offset, target, zero)
-                yield f"{name}.constants", target.tiles * isa.NORM_BYTES, pack
+                yield f"{name}.constants", (target.tiles * isa.NORM_BYTES, pack)
 
-    def _constants(self, target: Layout, name: str, bias: NDArray, residual_shift: NDArray | None) -> bytes:
+    def _constants(self, target: Layout, name: str, bias: NDArray, residual_shift: NDArray | None) -> _Part:
         arrays = self.network.arrays
         return self._records(target, bias, residual_shift, arrays[f"{name}.multiplier"], arrays[f"{name}.shift"])
 
     @staticmethod
-    def _records(target: Layout, bias: NDArray, residual_shift: NDArray | None, multiplier: NDArray, shift: NDArray) -> bytes:
+    def _records(target: Layout, bias: NDArray, residual_shift: NDArray | None, multiplier: NDArray, shift: NDArray) -> _Part:
         """Records of the padded channels; a padding channel gives the zero point."""
-        records = pack_records(
-            isa.CONSTANT_RECORD,
-            isa.CONSTANT_BYTES,
-            bias=target.spread(bias),
-            multiplier=target.spread(multiplier),
-            shift=target.spread(shift, PADDING_SHIFT),
-            residual_shift=target.spread(np.zeros_like(shift) if residual_shift is None else residual_shift),
-        )
-        return records.tobytes()
+
+        def packed() -> bytes:
+            records = pack_records(
+                isa.CONSTANT_RECORD,
+                isa.CONSTANT_BYTES,
+                bias=target.spread(bias),
+                multiplier=target.spread(multiplier),
+                shift=target.spread(shift, PADDING_SHIFT),
+                residual_shift=target.spread(np.zeros_like(shift) if residual_shift is None else residual_shift),
+            )
+            return records.tobytes()
+
+        return target.tiles * isa.CONSTANT_BYTES, packed

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..hw import isa
 from ..hw.config import CoreConfig
 from ..hw.memory_engines import table_words
-from ..model.network import AttentionScores, IntegerNetwork, LogSoftmax
+from ..model.network import AveragePool, IntegerNetwork
 from .constants import MemoryImage
 from .layout import ceil_div
 from .memory import Ring
-from .program import Access, Buffer, Instruction, Layer, Port, Space, TensorSlice
+from .program import WEIGHTS, Access, Buffer, Instruction, Layer, Port, Space, TensorSlice
+from .row_map import RowMap
 
-__all__ = ["Emitter", "Piece", "Plan"]
+__all__ = ["Emitter", "Piece", "Plan", "phases"]
 
 #: A table field of an instruction is one bit.
 _TABLES = 2
@@ -27,21 +31,39 @@ class Plan:
     ----------
     split : int
         Parts into which rows are cut where they are long enough, so that row operators of one part run beside the array on another.
-    weight_banks : int
-        The last banks, which hold weights.
+    weight_banks : tuple of int
+        The last banks, which hold weights: how many from the beginning on, after the first patch merging, and so on (the last one remains).
+    weight_parts : int
+        Into how many parts the space for weights is divided, at least.
+    chunk_rows : int
+        Rows that go through an attention or an MLP together, at most (one window at least); what lies between its operators is kept for
+        these rows only.
+    head_split : int
+        Parts into which the rows of a head are cut, where q, k and v are made head by head; 0 makes those of all heads at once.
+    overlap : bool
+        Whether a chunk begins before the one before ends, and loads come as early in the program as what they overwrite allows.
+    timed : bool
+        Whether memory is used again only when its old contents are, by estimate, long dead; otherwise as soon as the program order allows.
     """
 
     split: int
-    weight_banks: int
+    weight_banks: tuple[int, ...]
+    weight_parts: int = 2
+    chunk_rows: int = 1 << 16
+    head_split: int = 0
+    overlap: bool = True
+    timed: bool = True
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive groups of a tensor in a buffer of their own."""
+    """Consecutive groups of consecutive rows of a tensor, in a buffer of their own."""
 
     buffer: str
     group: int
     groups: int
+    row: int
+    rows: int
 
 
 class Emitter:
@@ -58,45 +80,82 @@ class Emitter:
     def __init__(self, network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> None:
         self.network, self.config, self.image, self.plan = network, config, image, plan
         self.layouts = image.layouts
+        self.tensors = {tensor.name: tensor for tensor in network.tensors}
         self.instructions: list[Instruction] = []
         self.buffers: dict[str, Buffer] = {}
         self.layers: list[Layer] = []
+        self.pieces: dict[str, list[Piece]] = {}
+        self.row_maps: dict[str, bytes] = {}
         self.loaded_rows = 0  # of the input
-        self.weights = Ring(plan.weight_banks * config.bank_words)
+        #: By tensor and row: words that the instructions so far write.
+        self.written = {name: np.zeros(layout.rows, np.int64) for name, layout in self.layouts.items()}
+        #: Tensors whose rows are an operand's K: in whole tiles.
+        self.whole_tiles = {operator.input for operator in network.operators if isinstance(operator, AveragePool)}
+        self.phases = phases(network)
         self.constants = Ring(config.constant_channels // config.lanes)
         self.norm_constants = Ring(config.norm_channels // config.lanes)
         self.function_tables, self.exp_tables = Ring(_TABLES), Ring(_TABLES)
-        self.add_buffer("weights", self.weights.size, address=(config.banks - plan.weight_banks) * config.bank_words)
-        self.add_buffer("constants", self.constants.size, space=Space.CONSTANTS)
-        self.add_buffer("norm_constants", self.norm_constants.size, space=Space.NORM_CONSTANTS)
-        self.add_buffer("function_tables", _TABLES, space=Space.FUNCTION_TABLES)
-        self.add_buffer("exp_tables", _TABLES, space=Space.EXP_TABLES)
-        self.pieces = {tensor.name: self._pieces(tensor.name) for tensor in network.tensors}
+        self.map_words = Ring(config.map_rows * isa.ENTRY_BYTES // config.lanes)
+        self.weights = {banks: self._weights(banks) for banks in dict.fromkeys(plan.weight_banks)}
+        self.add_buffer("constants", self.constants.size, space=Space.CONSTANTS, fixed=True)
+        self.add_buffer("norm_constants", self.norm_constants.size, space=Space.NORM_CONSTANTS, fixed=True)
+        self.add_buffer("function_tables", _TABLES, space=Space.FUNCTION_TABLES, fixed=True)
+        self.add_buffer("exp_tables", _TABLES, space=Space.EXP_TABLES, fixed=True)
+        self.add_buffer("row_map", self.map_words.size, space=Space.ROW_MAP, fixed=True)
+
+    def _weights(self, banks: int) -> tuple[str, Ring]:
+        """Buffer and ring of the last ``banks`` banks."""
+        ring = Ring(banks * self.config.bank_words)
+        return self.add_buffer(f"{WEIGHTS}{banks}", ring.size, address=self.config.scratchpad_words - ring.size, fixed=True), ring
+
+    def weight_ring(self, layer: str) -> tuple[str, Ring]:
+        """Buffer and ring that hold the weights of a layer."""
+        banks = self.plan.weight_banks
+        return self.weights[banks[min(self.phases[layer], len(banks) - 1)]]
 
     def add_buffer(self, name: str, rows: int, width: int = 1, **options: object) -> str:
         self.buffers[name] = Buffer(name=name, rows=rows, width=width, **options)  # type: ignore[arg-type]
         return name
 
-    def _pieces(self, tensor: str) -> list[Piece]:
-        """q, k and v in three buffers, scores and codes in one a head, everything else in one; k and v in whole tiles of rows."""
-        layout, lanes = self.layouts[tensor], self.config.lanes
-        group_width = layout.width // layout.groups
-        parts, rows = [("", 0, layout.groups)], layout.rows
-        for operator in self.network.operators:
-            if isinstance(operator, AttentionScores) and operator.input == tensor:
-                parts = [(f".{part}", index * operator.heads, operator.heads) for index, part in enumerate("qkv")]
-                rows = ceil_div(layout.rows, lanes) * lanes
-            if isinstance(operator, AttentionScores | LogSoftmax) and operator.output == tensor:
-                parts = [(f".{head}", head, 1) for head in range(layout.groups)]
-        return [Piece(self.add_buffer(tensor + suffix, rows, groups * group_width), group, groups) for suffix, group, groups in parts]
+    def allocate(
+        self, tensor: str, row: int, rows: int, *, group: int = 0, groups: int = 0, suffix: str = "", buffer_rows: int = 0
+    ) -> Piece:
+        """A buffer (of ``buffer_rows``, if that is more) for rows and groups of a tensor; 0 groups are all."""
+        layout = self.layouts[tensor]
+        groups = groups or layout.groups
+        if tensor in self.whole_tiles:
+            buffer_rows = ceil_div(rows, self.config.lanes) * self.config.lanes
+        name = tensor + suffix + (f".{row}" if rows < layout.rows else "")
+        self.add_buffer(name, max(rows, buffer_rows), groups * (layout.width // layout.groups))
+        return self.add_piece(tensor, Piece(name, group, groups, row, rows))
 
-    def whole(self, tensor: str) -> Piece:
-        if len(self.pieces[tensor]) != 1:
+    def add_piece(self, tensor: str, piece: Piece) -> Piece:
+        self.pieces.setdefault(tensor, []).append(piece)
+        return piece
+
+    def piece(self, tensor: str, row: int = 0, group: int = 0) -> Piece:
+        """Where that row and group lie; a tensor without any place gets one for all of it."""
+        if tensor not in self.pieces:
+            return self.allocate(tensor, 0, self.layouts[tensor].rows)
+        return next(p for p in self.pieces[tensor] if 0 <= row - p.row < p.rows and 0 <= group - p.group < p.groups)
+
+    def whole(self, tensor: str, row: int = 0) -> Piece:
+        """Where all groups of that row lie."""
+        piece = self.piece(tensor, row)
+        if piece.groups != self.layouts[tensor].groups:
             raise ValueError(f"{tensor} is an operand of attention; no other operator can read it")
-        return self.pieces[tensor][0]
+        return piece
 
     def group_width(self, piece: Piece) -> int:
         return self.buffers[piece.buffer].width // piece.groups
+
+    def wrote(self, tensor: str, rows: slice | NDArray[np.int64], words: int) -> None:
+        """Note that the instructions so far write so many words more of these rows."""
+        self.written[tensor] += words * np.bincount(np.arange(len(self.written[tensor]))[rows], minlength=len(self.written[tensor]))
+
+    def is_written(self, tensor: str, rows: slice | NDArray[np.int64]) -> bool:
+        """Whether the instructions so far write these rows; the input is loaded when it is needed."""
+        return tensor == self.network.input or bool((self.written[tensor][rows] >= self.layouts[tensor].width).all())
 
     def emit(self, opcode: isa.Opcode, **arguments: object) -> None:
         instruction = Instruction(opcode=opcode, queue=isa.OPCODE_QUEUE[opcode], **arguments)  # type: ignore[arg-type]
@@ -113,8 +172,8 @@ class Emitter:
         part: TensorSlice | None = None,
     ) -> None:
         """LOAD of ``words`` from ``source`` (a name of the memory image, and an offset in it)."""
-        fields = {"target": target.value, "words": words, "memory": self.image.regions[source[0]][0] + source[1]}
-        anchors = {}
+        fields = {"target": target.value, "words": words}
+        anchors = {"memory": source}
         if isinstance(destination, int):
             fields["destination"] = destination
         else:
@@ -127,17 +186,19 @@ class Emitter:
         access = Access(port=Port.LOAD, buffer=buffer, row=row, rows=rows, words=width)
         self.load(layer, isa.Target.SCRATCHPAD, (name, source_row * width), rows * width, access, (buffer, row * width), part)
 
-    def load_weights(self, layer: str, first: int, words: int) -> int:
-        start, missing = self.weights.request((layer, first, words), words)
+    def load_weights(self, layer: str, first: int, words: int) -> Access:
+        """Where words ``first`` .. of a layer's weights lie."""
+        buffer, ring = self.weight_ring(layer)
+        start, missing = ring.request((layer, first, words), words)
         if missing:
-            access = Access(port=Port.LOAD, buffer="weights", row=start, rows=words)
-            self.load(layer, isa.Target.SCRATCHPAD, (f"{layer}.weight", first), words, access, ("weights", start))
-        return start
+            access = Access(port=Port.LOAD, buffer=buffer, row=start, rows=words)
+            self.load(layer, isa.Target.SCRATCHPAD, (f"{layer}.weight", first), words, access, (buffer, start))
+        return Access(port=Port.STATIONARY, buffer=buffer, row=start, rows=words)
 
     def load_constants(self, layer: str, first: int, blocks: int) -> int:
         """First block of the epilogue constants of channel blocks ``first`` ..; all of the layer's are loaded at once if they fit."""
         words = isa.CONSTANT_BYTES
-        whole = self.image.regions[f"{layer}.constants"][1] // words
+        whole = self.image.words(f"{layer}.constants") // words
         begin, count = (0, whole) if whole <= self.constants.size else (first, blocks)
         start, missing = self.constants.request((layer, begin, count), count)
         if missing:
@@ -146,7 +207,7 @@ class Emitter:
         return start + first - begin
 
     def load_norm_constants(self, layer: str) -> tuple[int, int]:
-        words = self.image.regions[f"{layer}.constants"][1]
+        words = self.image.words(f"{layer}.constants")
         blocks = words // isa.NORM_BYTES
         if blocks > self.norm_constants.size:
             raise ValueError(f"{layer} has {blocks * self.config.lanes} channels; norm_channels allows {self.config.norm_channels}")
@@ -163,13 +224,35 @@ class Emitter:
             self.load(layer, target, (f"{layer}.table", 0), words, Access(buffer=buffer, row=start), start * words)
         return start
 
+    def load_map(self, layer: str, row_map: RowMap) -> tuple[int, Access]:
+        """First entry of a row map on chip, and where its words lie. Equal maps are one, whoever uses them."""
+        lanes, size = self.config.lanes, isa.ENTRY_BYTES
+        content = row_map.offsets.astype("<i4").tobytes()
+        words = ceil_div(len(content), lanes)
+        if words > self.map_words.size:
+            raise ValueError(f"{layer} needs a map of {len(row_map.rows)} rows; map_rows allows {self.config.map_rows}")
+        start, missing = self.map_words.request(content, words)
+        access = Access(buffer="row_map", row=start, rows=words)
+        if missing:
+            name = next((name for name, known in self.row_maps.items() if known == content), f"{layer}.rows.{len(self.row_maps)}")
+            self.row_maps[name] = content
+            self.load(layer, isa.Target.ROW_MAP, (name, 0), words, access, start)
+        return start * lanes // size, access
+
     def slice(self, piece: Piece, tensor: str, row: int, rows: int, word: int, words: int, padding: int | None) -> TensorSlice:
-        """Words ``word`` .. of a piece; the address is the offset in its buffer until the memory plan is made."""
+        """Words ``word`` .. of rows ``row`` .. of a tensor; the address is the offset in the buffer until the memory plan is made."""
         width = self.buffers[piece.buffer].width
-        first = piece.group * self.group_width(piece)
-        return TensorSlice(
-            tensor=tensor, row=row, rows=rows, word=first + word, words=words, address=row * width + word, stride=width, padding=padding
-        )
+        first, address = piece.group * self.group_width(piece) + word, (row - piece.row) * width + word
+        self.wrote(tensor, slice(row, row + rows), words)
+        return TensorSlice(tensor=tensor, row=row, rows=rows, word=first, words=words, address=address, stride=width, padding=padding)
+
+    def mapped_slice(self, piece: Piece, tensor: str, row_map: RowMap, word: int, words: int, padding: int | None) -> TensorSlice:
+        """The same for rows that go through a map."""
+        rows, firsts = row_map.rows + piece.row, row_map.words + word
+        self.wrote(tensor, rows, words)
+        places = zip(rows.tolist(), firsts.tolist(), row_map.offsets.tolist(), strict=True)
+        size = {"rows": len(rows), "words": words, "stride": 0, "address": row_map.base + word}
+        return TensorSlice(tensor=tensor, row=int(rows[0]), word=int(firsts[0]), padding=padding, places=tuple(places), **size)
 
     def ensure_input(self, layer: str, row: int, rows: int) -> None:
         """LOAD the rows of the input up to ``row + rows`` that are not there yet."""
@@ -183,22 +266,33 @@ class Emitter:
 
     def store(self, layer: str, tensor: str, row: int, rows: int) -> None:
         """STORE rows of an output to external memory."""
-        piece = self.whole(tensor)
+        piece = self.whole(tensor, row)
         width = self.buffers[piece.buffer].width
-        fields = {"words": rows * width, "memory": self.image.regions[tensor][0] + row * width}
-        access = Access(port=Port.STORE, buffer=piece.buffer, row=row, rows=rows, words=width)
-        self.emit(isa.Opcode.STORE, layer=layer, fields=fields, anchors={"source": (piece.buffer, row * width)}, reads=(access,))
+        access = Access(port=Port.STORE, buffer=piece.buffer, row=row - piece.row, rows=rows, words=width)
+        anchors = {"source": (piece.buffer, access.row * width), "memory": (tensor, row * width)}
+        self.emit(isa.Opcode.STORE, layer=layer, fields={"words": rows * width}, anchors=anchors, reads=(access,))
 
-    def chunks(self, rows: int, first: int, count: int, split: int) -> list[tuple[int, int]]:
-        """Cut rows ``first`` .. of a tensor of ``rows`` rows at the same places for all its operators: (first row, rows)."""
+    def cuts(self, span: tuple[int, int], first: int, count: int, split: int) -> list[tuple[int, int]]:
+        """Cut rows ``first`` .. at the places that all operators on ``span`` (first row, rows) have in common: (first row, rows)."""
         config = self.config
+        start, rows = span
         parts = ceil_div(rows, config.accumulator_rows)
         # A part must stream for as long as its weights take to load.
         while 2 * parts <= split and rows // (2 * parts) >= config.lanes * config.beats + config.lanes // 2:
             parts *= 2
-        bounds = [(max(first, part * rows // parts), min(first + count, (part + 1) * rows // parts)) for part in range(parts)]
-        return [(start, end - start) for start, end in bounds if start < end]
+        edges = [start + part * rows // parts for part in range(parts + 1)]
+        bounds = [(max(first, low), min(first + count, high)) for low, high in zip(edges, edges[1:], strict=False)]
+        return [(low, high - low) for low, high in bounds if low < high]
 
     def add_layer(self, name: str, op: str, **sizes: int | str) -> None:
         """Describe an operator for reports; its instructions are found by name."""
         self.layers.append(Layer(name=name, op=op, lanes=self.config.lanes, **sizes))  # type: ignore[arg-type]
+
+
+def phases(network: IntegerNetwork) -> dict[str, int]:
+    """By operator: how many patch mergings come before it."""
+    numbers, number = {}, 0
+    for operator in network.operators:
+        numbers[operator.name] = number
+        number += f"{operator.name}.output_groups" in network.arrays
+    return numbers

@@ -1,19 +1,51 @@
-"""Operators to instructions: which rows, tiles and constants each instruction works on, in program order, before addresses and tokens."""
+"""Operators to instructions: which rows go through which operators together, in program order, before addresses and tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..hw import isa
 from ..hw.config import CoreConfig
-from ..model.network import AttentionScores, AttentionValues, Form, IntegerNetwork, LayerNorm, Linear, LogSoftmax
+from ..model.network import AttentionScores, AttentionValues, AveragePool, IntegerNetwork, LayerNorm, Linear, LogSoftmax, Operator
+from .attention import Attention
 from .constants import MemoryImage
-from .emitter import Emitter, Piece, Plan
+from .emitter import Emitter, Plan
 from .layout import ceil_div
-from .memory import DoesNotFit
-from .program import Access, Instruction, Port
+from .products import average_pool, linear
+from .program import Instruction
+from .row_operators import norm, norm_layer, norm_sources
 
 __all__ = ["lower"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    """Rows that go through some operators together.
+
+    Parameters
+    ----------
+    source : str
+        Tensor that ``prepare`` and ``begin`` read.
+    rows : (n,) int64
+        The rows of it that they need.
+    prepare : callable
+        Row operators that come first: they may run beside the chunk before.
+    begin : callable
+        Products that hide the end of the chunk before.
+    middle, end : callable
+        The rest; ``end`` comes after ``begin`` of the next chunk, where that needs nothing of it.
+    """
+
+    source: str
+    rows: NDArray[np.int64]
+    prepare: Callable[[], None]
+    begin: Callable[[], None]
+    middle: Callable[[], None]
+    end: Callable[[], None]
 
 
 def lower(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Emitter:
@@ -24,280 +56,207 @@ def lower(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan:
     emitter = Emitter(network, config, image, plan)
     for constant in network.constants:
         piece, rows = emitter.whole(constant.output), network.arrays[f"{constant.name}.value"].shape[0]
-        part = emitter.slice(
-            piece, constant.output, 0, rows, 0, emitter.buffers[piece.buffer].width, network.tensor(constant.output).zero_point
-        )
+        zero_point = emitter.tensors[constant.output].zero_point
+        part = emitter.slice(piece, constant.output, 0, rows, 0, emitter.buffers[piece.buffer].width, zero_point)
         emitter.load_rows(constant.name, f"{constant.name}.value", 0, piece.buffer, 0, rows, part)
+    chunks: list[_Chunk] = []
     operators = list(network.operators)
+    bands = _bands(emitter, operators)
     while operators:
         match operators:
-            case [AttentionScores() as scores, LogSoftmax() as softmax, AttentionValues() as values, *rest]:
-                _attention(emitter, scores, softmax, values)
-            case [Linear() as linear, *rest]:
-                _linear(emitter, linear, first=len(operators) == len(network.operators))
-            case [LayerNorm() as norm, *rest]:
-                _norm(emitter, norm)
+            case [
+                LayerNorm() as first,
+                Linear() as qkv,
+                AttentionScores() as scores,
+                LogSoftmax() as soft,
+                AttentionValues() as values,
+                Linear() as projection,
+                *rest,
+            ] if projection.input == values.output:
+                chunks += _attention(emitter, bands, first, qkv, scores, soft, values, projection)
+                operators = rest
+            case [AveragePool() as pool, *rest]:
+                chunks.append(_pool(emitter, pool))
+                operators = rest
+            case [LayerNorm() | Linear(), *_]:
+                chain = _chain(network, operators)
+                chunks += _rows(emitter, bands, chain, lead=not chunks)
+                operators = operators[len(chain) :]
             case [other, *_]:
-                raise ValueError(f"{other.name} stands alone; attention is scores, softmax and values, one after the other")
-        operators = rest
+                raise ValueError(f"{other.name} stands alone; attention is norm, qkv, scores, softmax, values and projection")
+    _interleave(emitter, chunks)
     emitter.instructions.append(Instruction(opcode=isa.Opcode.END, queue=isa.Queue.LOAD))
     return emitter
 
 
-def _linear(emitter: Emitter, operator: Linear, *, first: bool) -> None:
-    """One MATMUL for each chunk of rows, piece of the output and chunk of weights."""
-    name, lanes, network = operator.name, emitter.config.lanes, emitter.network
+def _interleave(emitter: Emitter, chunks: Sequence[_Chunk]) -> None:
+    """Emit the chunks in order, each one's row operators as early as their input is there.
+
+    The end of a chunk comes after the begin of the next one, if that does not need it and the plan allows it.
+    """
+    prepared = 0
+    end: Callable[[], None] = _nothing
+
+    def prepare(last: int) -> None:
+        nonlocal prepared
+        while prepared <= min(last, len(chunks) - 1) and emitter.is_written(chunks[prepared].source, chunks[prepared].rows):
+            chunks[prepared].prepare()
+            prepared += 1
+
+    for index, chunk in enumerate(chunks):
+        prepare(index + 1)
+        if prepared <= index or not emitter.plan.overlap:
+            end()
+            end = _nothing
+            prepare(index + 1)
+        if prepared <= index:
+            raise ValueError(f"{chunk.source} is read before all of it is written")
+        chunk.begin()
+        end()
+        chunk.middle()
+        end = chunk.end
+    end()
+
+
+def _nothing() -> None:
+    """What a chunk does where it has nothing to do."""
+
+
+def _parts(emitter: Emitter, rows: int, unit: int = 1) -> list[tuple[int, int]]:
+    """Cut rows (whole units of them) into chunks of about equal size: (first, rows)."""
+    units = rows // unit
+    parts = ceil_div(units, max(1, emitter.plan.chunk_rows // unit))
+    edges = [part * units // parts * unit for part in range(parts + 1)]
+    return [(low, high - low) for low, high in zip(edges, edges[1:], strict=False)]
+
+
+def _bands(emitter: Emitter, operators: Sequence[Operator]) -> dict[int, int]:
+    """By the number of rows of an attention in windows: rows of a chunk's unit.
+
+    A unit is as many windows as take consecutive rows of the image, if a chunk holds so many, else one.
+    """
+    bands = {}
+    for first, scores in zip(operators, operators[2:], strict=False):
+        if isinstance(first, LayerNorm) and isinstance(scores, AttentionScores) and scores.windows > 1:
+            rows = emitter.layouts[scores.output].rows
+            window = rows // scores.windows
+            sizes = [window * count for count in range(1, scores.windows + 1) if scores.windows % count == 0]
+            fitting = [size for size in sizes if size <= emitter.plan.chunk_rows and len(norm_sources(emitter, first, 0, size)) == 1]
+            bands.setdefault(rows, next(iter(fitting), window))
+    return bands
+
+
+def _linear_layer(emitter: Emitter, operator: Linear) -> None:
+    """Describe the operator for reports."""
     source, output = emitter.layouts[operator.input], emitter.layouts[operator.output]
-    k_tiles = source.width
-    split = emitter.plan.split
-    for row, rows in emitter.chunks(output.rows, operator.output_row, operator.rows, 2 * split if first else split):
-        source_row = row - operator.output_row + operator.input_row
-        if operator.input == network.input:
-            emitter.ensure_input(name, source_row, rows)
-        moving = Access(port=Port.MOVING, buffer=emitter.whole(operator.input).buffer, row=source_row, rows=rows, words=k_tiles)
-        residual = _residual(emitter, operator, row, rows)
-        for piece, tile, tiles in _n_chunks(emitter, operator, k_tiles, lead=first):
-            tile_of_layer = piece.group * output.group_tiles + tile
-            block = emitter.load_constants(name, tile_of_layer, tiles)
-            reads = [Access(buffer="constants", row=block, rows=tiles)]
-            fields = {"form": isa.Form[operator.form.name].value, "constant": block, "constant_n": 1}
-            if operator.form is Form.TABLE:
-                fields["table"] = emitter.load_table(name, emitter.function_tables, "function_tables", isa.Target.FUNCTION_TABLE)
-                reads.append(Access(buffer="function_tables", row=fields["table"]))
-            words = tiles * k_tiles * lanes
-            start = emitter.load_weights(name, tile_of_layer * k_tiles * lanes, words)
-            if residual is not None:
-                reads.append(Access(port=Port.RESIDUAL, buffer=residual.buffer, row=residual.row, rows=rows, word=tile, words=tiles))
-                fields |= {"residual_zero": operator.residual_zero, "residual_multiplier": operator.residual_multiplier}
-            _matmul(
-                emitter,
-                name,
-                moving=moving,
-                stationary=Access(port=Port.STATIONARY, buffer="weights", row=start, rows=words),
-                steps={"stationary_word": 1, "stationary_k": lanes, "stationary_n": k_tiles * lanes},
-                tiles=tiles,
-                output=(piece, operator.output, row, tile),
-                padding=_padding(emitter, operator),
-                fields=fields,
-                reads=reads,
-            )
-        if operator.output in network.outputs:
-            emitter.store(name, operator.output, row, rows)
-    sizes = {"K": source.groups * source.channels, "N": output.groups * output.channels, "tiles": k_tiles * output.tiles}
-    emitter.add_layer(name, "gemm", M=operator.rows, mode="int8", **sizes)
+    weight = emitter.network.arrays[f"{operator.name}.weight"]
+    tiles = output.group_tiles if f"{operator.name}.output_groups" in emitter.network.arrays else output.tiles
+    emitter.add_layer(operator.name, "gemm", M=operator.rows, K=weight.shape[1], N=weight.shape[0], mode="int8", tiles=source.width * tiles)
 
 
-def _n_chunks(emitter: Emitter, operator: Linear, k_tiles: int, *, lead: bool) -> Iterator[tuple[Piece, int, int]]:
-    """Cut the n tiles of each piece so that a chunk's weights take at most half of the ring: (piece, first n tile in it, n tiles).
-
-    k comes before q and v comes last: the first scores then need nothing that the array has just begun. ``lead``: chunks begin with one
-    tile and double, so that the array starts early and each loads beside the ones before.
-    """
-    output, pieces = emitter.layouts[operator.output], emitter.pieces[operator.output]
-    tile_words = k_tiles * emitter.config.lanes
-    if tile_words > emitter.weights.size:
-        raise DoesNotFit
-    limit = max(1, emitter.weights.size // 2 // tile_words)
-    if output.tiles > emitter.constants.size:
-        limit = max(1, min(limit, emitter.constants.size // 2))
-    if len(pieces) == 3:
-        pieces = [pieces[1], pieces[0], pieces[2]]
-    done = 0
-    for piece in pieces:
-        tiles, start = piece.groups * output.group_tiles, 0
-        while start < tiles:
-            size = min(limit, max(1, done)) if lead else ceil_div(tiles - start, ceil_div(tiles - start, limit))
-            size = min(size, tiles - start)
-            yield piece, start, size
-            start, done = start + size, done + size
-
-
-def _residual(emitter: Emitter, operator: Linear, row: int, rows: int) -> Access | None:
-    """Rows of the residual that output rows ``row`` .. need; a parameter is loaded."""
-    if operator.form is not Form.RESIDUAL:
-        return None
-    width = emitter.layouts[operator.output].width
-    if operator.residual:
-        piece = emitter.whole(operator.residual)
-        if emitter.buffers[piece.buffer].width != width:
-            raise ValueError(f"{operator.name} and its residual {operator.residual} are laid out differently")
-        return Access(port=Port.RESIDUAL, buffer=piece.buffer, row=row, rows=rows, words=width)
-    buffer = f"{operator.name}.residual"
-    if buffer not in emitter.buffers:
-        emitter.add_buffer(buffer, operator.rows, width)
-    first = row - operator.output_row
-    emitter.load_rows(operator.name, buffer, first, buffer, first, rows)
-    return Access(port=Port.RESIDUAL, buffer=buffer, row=first, rows=rows, words=width)
-
-
-def _padding(emitter: Emitter, operator: Linear) -> int:
-    """What the padding columns of the output hold: the zero point, after the table."""
-    if operator.form is Form.RAW:
-        return 0
-    zero = emitter.network.tensor(operator.output).zero_point
-    return int(emitter.network.arrays[f"{operator.name}.table"][zero + 128]) if operator.form is Form.TABLE else zero
-
-
-def _matmul(
+def _attention(
     emitter: Emitter,
-    layer: str,
-    *,
-    moving: Access,
-    stationary: Access,
-    steps: Mapping[str, int],
-    tiles: int,
-    output: tuple[Piece, str, int, int],
-    padding: int | None,
-    fields: Mapping[str, int],
-    reads: list[Access],
-) -> None:
-    """MATMUL of the moving rows with ``tiles`` n tiles. ``output``: piece, tensor, first row, first n tile in the piece."""
-    piece, tensor, row, tile = output
-    words = emitter.layouts[tensor].column_bytes
-    width = emitter.buffers[piece.buffer].width
-    everything = [moving, stationary, *reads]
-    anchors = {a.port.value: (a.buffer, a.row * emitter.buffers[a.buffer].width + a.word) for a in everything if a.port is not Port.NONE}
-    anchors["output"] = (piece.buffer, row * width + tile * words)
-    common = {
-        "mode": isa.Mode.INT8.value,
-        "direction": isa.LoadDirection.ROW.value,
-        "form": isa.Form.REQUANTIZE.value,
-        "rows": moving.rows,
-        "k_tiles": moving.words,
-        "n_tiles": tiles,
-        "moving_row": emitter.buffers[moving.buffer].width,
-        "moving_k": 1,
-        "output_row": width,
-        "output_n": words,
-        "zero_out": emitter.network.tensor(tensor).zero_point,
-    }
-    emitter.emit(
-        isa.Opcode.MATMUL,
-        layer=layer,
-        fields={**common, **steps, **fields},
-        anchors=anchors,
-        reads=tuple(everything),
-        writes=(Access(port=Port.EPILOGUE, buffer=piece.buffer, row=row, rows=moving.rows, word=tile * words, words=tiles * words),),
-        slice=emitter.slice(piece, tensor, row, moving.rows, tile * words, tiles * words, padding),
-    )
-
-
-def _attention(emitter: Emitter, scores: AttentionScores, softmax: LogSoftmax, values: AttentionValues) -> None:
-    """Head by head; the values of a head come after the scores of the next, so that its softmax runs beside them.
-
-    The last head's rows are cut in chunks: what follows attention can then begin on the first ones.
-    """
-    network, heads = emitter.network, scores.heads
-    if "log2" not in emitter.config.modes:
-        raise ValueError(f"{values.name} needs the operand mode log2; this core has {', '.join(emitter.config.modes)}")
-    if (softmax.input, values.input, values.values, values.heads) != (scores.output, softmax.output, scores.input, heads):
-        raise ValueError(f"{scores.name}, {softmax.name} and {values.name} are not one attention")
-    if network.tensor(scores.input).zero_point:
-        raise ValueError(f"{scores.input} must have the zero point 0, not {network.tensor(scores.input).zero_point}")
+    bands: Mapping[int, int],
+    first: LayerNorm,
+    qkv: Linear,
+    scores: AttentionScores,
+    soft: LogSoftmax,
+    values: AttentionValues,
+    projection: Linear,
+) -> list[_Chunk]:
+    """Chunks of whole windows, in the order of where in the image they lie on average: what wraps around comes in the middle."""
     rows = emitter.layouts[scores.output].rows
-    work = []
-    for head in range(heads):
-        split = emitter.plan.split if head == heads - 1 else 1
-        work += [(head, *chunk) for chunk in emitter.chunks(rows, 0, rows, split)]
-    for index, item in enumerate(work):
-        _scores(emitter, scores, *item)
-        _softmax(emitter, softmax, *item)
-        if index:
-            _values(emitter, values, *work[index - 1])
-    _values(emitter, values, *work[-1])
+    parts = _parts(emitter, rows, bands.get(rows, rows // scores.windows))
+    if projection.mapped:
+        targets = emitter.network.arrays[f"{projection.name}.output_rows"]
+        parts.sort(key=lambda part: targets[part[0] : part[0] + part[1]].mean())
+    chunks = []
+    for row, count in parts:
+        attention = Attention(emitter, qkv, scores, soft, values, row, count)
+        sources = [np.arange(start, start + length) for start, length in norm_sources(emitter, first, row, count)]
 
-    inside, across = emitter.layouts[scores.input], emitter.layouts[scores.output]
-    size = {"M": rows, "count": heads}
-    tiles = heads * inside.group_tiles * across.group_tiles
-    emitter.add_layer(scores.name, "gemm", K=inside.channels, N=across.channels, mode="int8", tiles=tiles, **size)
-    emitter.add_layer(softmax.name, "softmax", K=1, N=across.channels, **size)
-    emitter.add_layer(values.name, "gemm", K=across.channels, N=inside.channels, mode="log2", tiles=tiles, **size)
+        def prepare(row: int = row, count: int = count) -> None:
+            if len(parts) > 1:
+                emitter.allocate(first.output, row, count)
+            norm(emitter, first, row, count)
 
+        def begin(attention: Attention = attention) -> None:
+            if len(parts) > 1:
+                emitter.allocate(values.output, attention.row, attention.rows)
+            attention.begin()
 
-def _scores(emitter: Emitter, operator: AttentionScores, head: int, row: int, rows: int) -> None:
-    """Queries of one head times keys of all tokens; a stationary word is one token."""
-    queries, keys, _ = emitter.pieces[operator.input]
-    lanes, width = emitter.config.lanes, emitter.buffers[keys.buffer].width
-    words = emitter.group_width(keys)
-    tokens = emitter.buffers[keys.buffer].rows
-    block = emitter.load_constants(operator.name, head, 1)
-    _matmul(
-        emitter,
-        operator.name,
-        moving=Access(port=Port.MOVING, buffer=queries.buffer, row=row, rows=rows, word=head * words, words=words),
-        stationary=Access(port=Port.STATIONARY, buffer=keys.buffer, rows=tokens, word=head * words, words=words),
-        steps={"stationary_word": width, "stationary_k": 1, "stationary_n": lanes * width},
-        tiles=tokens // lanes,
-        output=(emitter.pieces[operator.output][head], operator.output, row, 0),
-        padding=None,
-        fields={"direction": isa.LoadDirection.COLUMN.value, "constant": block},
-        reads=[Access(buffer="constants", row=block)],
-    )
+        def end(attention: Attention = attention) -> None:
+            attention.end()
+            linear(emitter, projection, attention.row, attention.rows)
+
+        chunks.append(
+            _Chunk(source=first.input, rows=np.concatenate(sources), prepare=prepare, begin=begin, middle=attention.middle, end=end)
+        )
+    norm_layer(emitter, first)
+    _linear_layer(emitter, qkv)
+    attention.layers()
+    _linear_layer(emitter, projection)
+    return chunks
 
 
-def _values(emitter: Emitter, operator: AttentionValues, head: int, row: int, rows: int) -> None:
-    """Codes of one head times v; a stationary word is one token."""
-    codes, values = emitter.pieces[operator.input][head], emitter.pieces[operator.values][2]
-    lanes, width = emitter.config.lanes, emitter.buffers[values.buffer].width
-    words = emitter.group_width(values)
-    block = emitter.load_constants(operator.name, head * words, words)
-    _matmul(
-        emitter,
-        operator.name,
-        moving=Access(port=Port.MOVING, buffer=codes.buffer, row=row, rows=rows, words=emitter.buffers[codes.buffer].width),
-        stationary=Access(
-            port=Port.STATIONARY, buffer=values.buffer, rows=emitter.buffers[values.buffer].rows, word=head * words, words=words
-        ),
-        steps={"stationary_word": width, "stationary_k": lanes * width, "stationary_n": 1},
-        tiles=words,
-        output=(emitter.whole(operator.output), operator.output, row, head * words),
-        padding=emitter.network.tensor(operator.output).zero_point,
-        fields={"mode": isa.Mode.LOG2.value, "constant": block, "constant_n": 1},
-        reads=[Access(buffer="constants", row=block, rows=words)],
-    )
+def _chain(network: IntegerNetwork, operators: Sequence[Operator]) -> list[LayerNorm | Linear]:
+    """The operators at the beginning that can go through all rows chunk by chunk: norm, linear, linear, or linear, norm."""
+    chain: list[LayerNorm | Linear] = []
+    for index, operator in enumerate(operators[:3]):
+        if not isinstance(operator, LayerNorm | Linear):
+            break
+        if index + 2 < len(operators) and isinstance(operators[index + 2], AttentionScores):
+            break
+        if chain and not _continues(network, chain[-1], operator):
+            break
+        if len(chain) == 2 and isinstance(operator, LayerNorm):
+            break
+        chain.append(operator)
+    return chain
 
 
-def _row_fields(emitter: Emitter, source: Piece, target: Piece, row: int, rows: int) -> dict:
-    """Fields and accesses of a row instruction from one buffer to another."""
-    widths = [emitter.buffers[piece.buffer].width for piece in (source, target)]
-    return {
-        "fields": {"rows": rows, "words": widths[0], "input_row": widths[0], "input_word": 1, "output_row": widths[1], "output_word": 1},
-        "anchors": {"input": (source.buffer, row * widths[0]), "output": (target.buffer, row * widths[1])},
-        "reads": (Access(port=Port.ROWS, buffer=source.buffer, row=row, rows=rows, words=widths[0]),),
-        "writes": (Access(port=Port.ROWS, buffer=target.buffer, row=row, rows=rows, words=widths[1]),),
-    }
+def _continues(network: IntegerNetwork, before: LayerNorm | Linear, operator: LayerNorm | Linear) -> bool:
+    """Whether an operator takes, row by row, what the one before gives to nobody else."""
+    users = sum(other.input == before.output or getattr(other, "residual", "") == before.output for other in network.operators)
+    rows = network.tensor(before.output).rows
+    shifted = any(getattr(each, name, 0) for each in (before, operator) for name in ("input_row", "output_row"))
+    mine = operator.input == before.output and before.output not in network.outputs
+    return mine and users == 1 and not before.mapped and not shifted and before.rows == operator.rows == rows
 
 
-def _softmax(emitter: Emitter, operator: LogSoftmax, head: int, row: int, rows: int) -> None:
-    """Codes of one head."""
-    source, target = emitter.pieces[operator.input][head], emitter.pieces[operator.output][head]
-    table = emitter.load_table(operator.name, emitter.exp_tables, "exp_tables", isa.Target.EXP_TABLE)
-    parts = _row_fields(emitter, source, target, row, rows)
-    parts["fields"] |= {"columns": emitter.layouts[operator.input].channels, "table": table}
-    parts["reads"] += (Access(buffer="exp_tables", row=table),)
-    words = emitter.buffers[target.buffer].width
-    emitter.emit(isa.Opcode.SOFTMAX, layer=operator.name, slice=emitter.slice(target, operator.output, row, rows, 0, words, 15), **parts)
+def _rows(emitter: Emitter, bands: Mapping[int, int], chain: Sequence[LayerNorm | Linear], *, lead: bool) -> list[_Chunk]:
+    """Chunks of rows of a chain: the norms before its first linear layer, that layer, and the rest."""
+    operator = chain[0]
+    parts = _parts(emitter, operator.rows, bands.get(operator.rows, 1))
+    first = next((index for index, each in enumerate(chain) if isinstance(each, Linear)), len(chain))
+
+    def run(operators: Sequence[LayerNorm | Linear], row: int, count: int) -> None:
+        for each in operators:
+            if len(parts) > 1 and each is not chain[-1]:
+                emitter.allocate(each.output, row, count)
+            if isinstance(each, LayerNorm):
+                norm(emitter, each, row, count)
+            else:
+                linear(emitter, each, row, count, lead=lead and row == 0)
+
+    chunks = []
+    for row, count in parts:
+        stages = chain[:first], chain[first : first + 1], chain[first + 1 :]
+        steps = [lambda row=row, count=count, stage=stage: run(stage, row, count) for stage in stages]
+        shift = operator.input_row if isinstance(operator, Linear) else 0
+        rows = np.arange(row, row + count) + shift
+        chunks.append(_Chunk(source=operator.input, rows=rows, prepare=steps[0], begin=steps[1], middle=_nothing, end=steps[2]))
+    for each in chain:
+        if isinstance(each, LayerNorm):
+            norm_layer(emitter, each)
+        else:
+            _linear_layer(emitter, each)
+    return chunks
 
 
-def _norm(emitter: Emitter, operator: LayerNorm) -> None:
-    """One NORM for each chunk of rows."""
-    network = emitter.network
-    source, target = emitter.whole(operator.input), emitter.whole(operator.output)
-    layout, zero_out = emitter.layouts[operator.input], network.tensor(operator.output).zero_point
-    channels = layout.channels
-    if layout.groups != 1 or channels > 2048:
-        raise ValueError(f"{operator.name} must normalise one group of at most 2048 channels, not {layout.groups} of {channels}")
-    for row, rows in emitter.chunks(layout.rows, 0, operator.rows, emitter.plan.split):
-        block, blocks = emitter.load_norm_constants(operator.name)
-        parts = _row_fields(emitter, source, target, row, rows)
-        parts["fields"] |= {
-            "channels": channels,
-            "log2_channels": channels.bit_length() - 1,
-            "zero": network.tensor(operator.input).zero_point,
-            "constant": block,
-            "epsilon": operator.epsilon,
-        }
-        parts["reads"] += (Access(buffer="norm_constants", row=block, rows=blocks),)
-        part = emitter.slice(target, operator.output, row, rows, 0, layout.width, zero_out)
-        emitter.emit(isa.Opcode.NORM, layer=operator.name, slice=part, **parts)
-    emitter.add_layer(operator.name, "layer_norm", M=operator.rows, K=1, N=channels)
+def _pool(emitter: Emitter, operator: AveragePool) -> _Chunk:
+    def begin() -> None:
+        average_pool(emitter, operator)
+
+    rows = np.arange(emitter.layouts[operator.input].rows)
+    return _Chunk(source=operator.input, rows=rows, prepare=_nothing, begin=begin, middle=_nothing, end=_nothing)

@@ -12,7 +12,19 @@ __all__ = ["DoesNotFit", "Lifetime", "Ring", "place"]
 
 
 class DoesNotFit(Exception):
-    """The buffers that are needed at one time do not fit."""
+    """The buffers that are needed at one time do not fit.
+
+    Parameters
+    ----------
+    buffer : str
+        The one for which there is no space; empty if a ring is too small.
+    phase : int or None
+        Of the instruction that needs it first (:func:`.emitter.phases`), where that is known.
+    """
+
+    def __init__(self, buffer: str = "", phase: int | None = None) -> None:
+        super().__init__(buffer)
+        self.buffer, self.phase = buffer, phase
 
 
 class Ring:
@@ -59,16 +71,17 @@ class Lifetime:
 
 def place(
     buffers: Sequence[Buffer],
+    fixed: Sequence[Buffer],
     lifetimes: Mapping[str, Lifetime],
     apart: Collection[frozenset[str]],
     costs: Mapping[frozenset[str], int],
     config: CoreConfig,
-    banks: int,
     *,
     timed: bool,
 ) -> dict[str, Buffer]:
-    """Addresses in the first ``banks`` banks, largest buffer first, each where it costs least or, unless ``timed``, as low as possible.
+    """Addresses, largest buffer first, each where it costs least or, unless ``timed``, as low as possible.
 
+    fixed : buffers that have their addresses, and may overlap each other.
     lifetimes : by buffer name; buffers alive together do not overlap. apart : pairs that must have no bank in common.
     costs : estimated cycles lost when a pair shares a bank. Raises :class:`DoesNotFit`.
     """
@@ -77,7 +90,8 @@ def place(
     for pair in (*apart, *costs):
         for name in pair:
             neighbours.setdefault(name, set()).update(pair - {name})
-    placed: dict[str, Buffer] = {}
+    placed = {buffer.name: buffer for buffer in fixed}
+    names = set(placed)
 
     def banks_of(buffer: Buffer, address: int) -> range:
         return range(address // bank_words, (address + buffer.words - 1) // bank_words + 1)
@@ -99,18 +113,18 @@ def place(
 
     for buffer in sorted(buffers, key=lambda b: (-b.words, lifetimes[b.name].first)):
         life = lifetimes[buffer.name]
-        together = [b for name, b in placed.items() if lifetimes[name].overlaps(life, timed)]
-        starts = {bank * bank_words for bank in range(banks)} | {b.address + b.words for b in together}
+        together = [b for name, b in placed.items() if lifetimes[name].overlaps(life, timed and name not in names)]
+        starts = {bank * bank_words for bank in range(config.banks)} | {b.address + b.words for b in together}
         options = []
         for address in sorted(starts):
             end = address + buffer.words
-            if end > banks * bank_words or any(b.address < end and address < b.address + b.words for b in together):
+            if end > config.scratchpad_words or any(b.address < end and address < b.address + b.words for b in together):
                 continue
             price = cost(buffer, address)
             if price is not None:
                 options.append((price, len(banks_of(buffer, address)), address))
         if not options:
-            raise DoesNotFit
+            raise DoesNotFit(buffer.name)
         # Without time to spare the memory is packed from its beginning.
         best = min(options) if timed else min(options, key=lambda option: option[2])
         placed[buffer.name] = replace(buffer, address=best[2])

@@ -15,7 +15,10 @@ from ..hw.config import CoreConfig
 from .constants import MemoryImage
 from .layout import Layout
 
-__all__ = ["Access", "Buffer", "Instruction", "Layer", "Port", "Program", "Space", "TensorSlice", "expected_words"]
+__all__ = ["WEIGHTS", "Access", "Buffer", "Instruction", "Layer", "Port", "Program", "Space", "TensorSlice", "expected_words"]
+
+#: Names of the buffers that are rings of weights begin so.
+WEIGHTS = "weights."
 
 
 class Space(StrEnum):
@@ -26,6 +29,7 @@ class Space(StrEnum):
     NORM_CONSTANTS = "norm_constants"
     FUNCTION_TABLES = "function_tables"
     EXP_TABLES = "exp_tables"
+    ROW_MAP = "row_map"
 
 
 class Port(StrEnum):
@@ -43,13 +47,17 @@ class Port(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Buffer:
-    """``rows * width`` words of one memory (blocks of L channels, tables); ``address`` is where the memory plan put them."""
+    """``rows * width`` words of one memory (blocks of L channels, tables); ``address`` is where the memory plan put them.
+
+    ``fixed`` : the address was given from the beginning, for parts to be overwritten again and again.
+    """
 
     name: str
     rows: int
     width: int = 1
     space: Space = Space.SCRATCHPAD
     address: int = 0
+    fixed: bool = False
 
     @property
     def words(self) -> int:
@@ -80,6 +88,8 @@ class TensorSlice:
         Scratchpad address of the first word, and words from a row to the next.
     padding : int or None
         Value of padding columns; None where they hold anything.
+    places : tuple of (int, int, int)
+        Of rows that go through a row map: row of the tensor, first word in it, and address, the latter relative to ``address``.
     """
 
     tensor: str
@@ -90,6 +100,15 @@ class TensorSlice:
     address: int
     stride: int
     padding: int | None
+    places: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """By row that is written (rows, 3): row of the tensor, first word in it, and scratchpad address of that word."""
+        if self.places:
+            return np.array(self.places) + np.array([0, 0, self.address])
+        steps = np.arange(self.rows)[:, None]
+        return np.array([self.row, self.word, self.address]) + steps * np.array([1, 0, self.stride])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,8 +275,9 @@ class Program:
         lines.append(f"{'memory':<6}{'address':>8}{'bytes':>10}  contents")
         lines += [f"{'':<6}{address:>8}{words * config.lanes:>10}  {name}" for name, (address, words) in self.memory_plan.items()]
         lines.append(f"{'index':<6}{'address':>8}{'bytes':>10}  weight chunk")
+        weights = {name for name in self.buffers if name.startswith(WEIGHTS)}
         for index, instruction in enumerate(self.instructions):
-            if instruction.opcode is isa.Opcode.LOAD and instruction.writes[0].buffer == "weights":
+            if instruction.opcode is isa.Opcode.LOAD and instruction.writes[0].buffer in weights:
                 words, address = instruction.fields["words"], instruction.fields["destination"]
                 lines.append(f"{index:<6}{address:>8}{words * config.lanes:>10}  {instruction.layer}")
         return "\n".join(lines)
@@ -296,14 +316,14 @@ def expected_words(program: Program, instruction: Instruction, tensors: Mapping[
     if part is None:
         return {}
     layout = program.layouts[part.tensor]
-    values = np.asarray(tensors[part.tensor])[part.row : part.row + part.rows]
-    words = np.frombuffer(layout.pack(values, part.padding or 0), np.uint8)
-    known = layout.pack(np.full_like(values, -1), 0 if part.padding is None else -1)
-    mask = np.frombuffer(known, np.uint8)
-    shape = (part.rows, layout.width, layout.lanes)
-    words, mask = words.reshape(shape), mask.reshape(shape)
-    return {
-        part.address + row * part.stride + word: (words[row, part.word + word].tobytes(), mask[row, part.word + word].tobytes())
-        for row in range(part.rows)
-        for word in range(part.words)
-    }
+    rows, words, addresses = part.targets.T[:, :, None]
+    values = np.asarray(tensors[part.tensor])[rows[:, 0]]
+    known = np.full_like(values[:1], -1)
+    shape = (-1, layout.width, layout.lanes)
+    packed = np.frombuffer(layout.pack(values, part.padding or 0), np.uint8).reshape(shape)
+    mask = np.frombuffer(layout.pack(known, 0 if part.padding is None else -1), np.uint8).reshape(shape)[0]
+    word = words + np.arange(part.words)
+    content, care = packed[np.arange(part.rows)[:, None], word], mask[word]
+    pairs = zip(content.reshape(-1, layout.lanes), care.reshape(-1, layout.lanes), strict=True)
+    places = (addresses + np.arange(part.words)).ravel().tolist()
+    return {address: (each.tobytes(), cares.tobytes()) for address, (each, cares) in zip(places, pairs, strict=True)}

@@ -5,42 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..hw import isa
 from ..hw.config import CoreConfig
+from ..hw.sequencer import Sequencer
 from .layout import ceil_div
 from .program import Access, Buffer, Instruction, Port, Space, token_sources
 
-__all__ = ["Footprint", "Hazards", "Span", "estimate", "synchronise"]
+__all__ = ["OVERLAPPING", "Hazards", "Span", "busiest", "estimate", "load_ahead", "synchronise"]
 
-_ARRAY = isa.Queue.ARRAY.value
+_ARRAY, _ROWS = isa.Queue.ARRAY.value, isa.Queue.ROWS.value
+#: Queues whose instructions may start before the one before has ended.
+OVERLAPPING = (_ARRAY, _ROWS)
 _RELAY = isa.Queue.STORE
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """An access, the memory that it goes to (before the memory plan, a buffer is a memory of its own) and its first and last + 1 word."""
-
-    access: Access
-    memory: str
-    start: int
-    end: int
-
-    def overlaps(self, other: _Words) -> bool:
-        if self.memory != other.memory or self.start >= other.end or other.start >= self.end:
-            return False
-        a, b = self.access, other.access
-        if a.buffer != b.buffer:
-            return True
-        return a.row < b.row + b.rows and b.row < a.row + a.rows and a.word < b.word + b.words and b.word < a.word + a.words
+#: One access: memory (or buffer, before addresses are known), first word, end, and what it was made from.
+_Part = tuple[str, int, int, Access]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Footprint:
-    """Words and banks of an instruction: of all reads and writes, and of the reads through three of the ports; a bit for each bank."""
+@dataclass(frozen=True)
+class _Touch:
+    """What an instruction touches, and the banks that it reads (in all and by port) and writes, a bit each."""
 
     queue: isa.Queue
-    reads: list[_Words]
-    writes: list[_Words]
+    reads: list[_Part]
+    writes: list[_Part]
+    everything: list[_Part]
     read_banks: int
     write_banks: int
     moving: int
@@ -62,47 +54,89 @@ class Hazards:
     def __init__(self, buffers: Mapping[str, Buffer], config: CoreConfig, *, placed: bool) -> None:
         self.buffers, self.config, self.placed = buffers, config, placed
 
-    def footprint(self, instruction: Instruction) -> Footprint:
-        """What :meth:`conflict` asks of an instruction, worked out once."""
-        reads, writes = ([self._words(a) for a in accesses] for accesses in (instruction.reads, instruction.writes))
-        return Footprint(
-            queue=instruction.queue,
-            reads=reads,
-            writes=writes,
-            read_banks=self._banks(reads),
-            write_banks=self._banks(writes),
-            moving=self._banks(reads, Port.MOVING),
-            stationary=self._banks(reads, Port.STATIONARY),
-            residual=self._banks(reads, Port.RESIDUAL),
-        )
+    def touch(self, instruction: Instruction) -> _Touch:
+        """What the decision takes of an instruction."""
+        reads, writes = ([self._part(a) for a in accesses] for accesses in (instruction.reads, instruction.writes))
+        banks = {
+            port: self._banks(part for part in reads if part[3].port is port) for port in (Port.MOVING, Port.STATIONARY, Port.RESIDUAL)
+        }
+        moving, stationary, residual = banks.values()
+        both = [*reads, *writes]
+        return _Touch(instruction.queue, reads, writes, both, self._banks(reads), self._banks(writes), moving, stationary, residual)
 
-    def _words(self, a: Access) -> _Words:
+    def _part(self, a: Access) -> _Part:
         buffer = self.buffers[a.buffer]
-        if not self.placed:
-            return _Words(a, buffer.name, 0, 1)
-        first = buffer.address + a.row * buffer.width + a.word
-        return _Words(a, buffer.space, first, first + (a.rows - 1) * buffer.width + a.words)
+        first = (buffer.address if self.placed else 0) + a.row * buffer.width + a.word
+        return buffer.space.value if self.placed else a.buffer, first, first + (a.rows - 1) * buffer.width + a.words, a
 
-    def _banks(self, accesses: Iterable[_Words], *ports: Port) -> int:
-        """Banks of those accesses to the scratchpad (through ``ports``, if any are given), a bit each."""
+    def _banks(self, parts: Iterable[_Part]) -> int:
+        """Banks of those accesses that are to the scratchpad, a bit each."""
         mask = 0
-        for words in accesses:
-            if words.memory is Space.SCRATCHPAD and (not ports or words.access.port in ports):
-                first, last = words.start // self.config.bank_words, (words.end - 1) // self.config.bank_words
-                mask |= (2 << last) - (1 << first)
+        if self.placed:
+            size = self.config.bank_words
+            for memory, start, end, _ in parts:
+                if memory == Space.SCRATCHPAD.value:
+                    mask |= (2 << (end - 1) // size) - (1 << start // size)
         return mask
 
-    @staticmethod
-    def conflict(earlier: Footprint, later: Footprint, *, adjacent: bool) -> bool:
+    def conflict(self, earlier: _Touch, later: _Touch, *, adjacent: bool) -> bool:
         """Whether ``later`` must wait; ``adjacent`` when it directly follows in the same queue."""
-        if earlier.queue is not later.queue:
-            if earlier.read_banks & later.read_banks or earlier.write_banks & later.write_banks:
-                return True
-        # The array fetches the first tile of an instruction while the one before streams, and streams while earlier ones drain.
-        elif earlier.residual & (later.moving | later.stationary) or (adjacent and earlier.moving & later.stationary):
+        if _meet(earlier.writes, later.everything) or _meet(earlier.reads, later.writes):
             return True
-        pairs = ((earlier.writes, later.reads), (earlier.writes, later.writes), (earlier.reads, later.writes))
-        return any(a.overlaps(b) for mine, theirs in pairs for a in mine for b in theirs)
+        if earlier.queue is not later.queue:
+            return bool(earlier.read_banks & later.read_banks | earlier.write_banks & later.write_banks)
+        # The array fetches the first tile of an instruction while the one before streams, and streams while earlier ones drain.
+        return bool(earlier.residual & (later.moving | later.stationary) or adjacent and earlier.moving & later.stationary)
+
+
+def _meet(some: list[_Part], others: list[_Part]) -> bool:
+    """Whether some words are in both; of one buffer, rows and columns are compared."""
+    for memory, start, end, a in some:
+        for other, other_start, other_end, b in others:
+            if memory != other or start >= other_end or other_start >= end:
+                continue
+            if a.buffer != b.buffer or (
+                a.row < b.row + b.rows and b.row < a.row + a.rows and a.word < b.word + b.words and b.word < a.word + a.words
+            ):
+                return True
+    return False
+
+
+def load_ahead(instructions: Sequence[Instruction], buffers: Mapping[str, Buffer], config: CoreConfig) -> list[Instruction]:
+    """The program with every LOAD moved up: the array then finds its weights there.
+
+    A LOAD stays behind the LOAD before it, behind the last use of what it overwrites, and behind the use of a LOAD that comes so many
+    before it as nearly fill the queue, so that the queue never keeps other instructions from being dispatched.
+    """
+    last_use = {space: np.full(_space_words(space, buffers, config), -1) for space in Space}
+    behind: dict[int, list[Instruction]] = {}
+    uses: list[int] = []  # by LOAD: the instruction that it was in front of
+    place = -1
+    for index, instruction in enumerate(instructions):
+        parts = []
+        for access in (*instruction.reads, *instruction.writes):
+            buffer = buffers[access.buffer]
+            if buffer.fixed:
+                first = buffer.address + access.row * buffer.width
+                parts.append(last_use[buffer.space][first : first + access.rows * buffer.width])
+        if instruction.opcode is isa.Opcode.LOAD:
+            place = max(place, *(int(part.max()) for part in parts), *uses[-config.queue_depth * 3 // 4 :][:1], -1)
+            uses.append(index)
+            behind.setdefault(place, []).append(instruction)
+        for part in parts:
+            part[:] = index if instruction.opcode is not isa.Opcode.LOAD else place
+    result = list(behind.get(-1, []))
+    for index, instruction in enumerate(instructions):
+        if instruction.opcode is not isa.Opcode.LOAD:
+            result.append(instruction)
+        result += behind.get(index, [])
+    return result
+
+
+def _space_words(space: Space, buffers: Mapping[str, Buffer], config: CoreConfig) -> int:
+    if space is Space.SCRATCHPAD:
+        return config.scratchpad_words
+    return max((buffer.address + buffer.words for buffer in buffers.values() if buffer.space is space), default=0)
 
 
 @dataclass
@@ -118,11 +152,11 @@ def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[I
 
     A SYNC comes in wherever an array instruction needs the end of an earlier one that is not the last.
 
-    Each queue runs in order. An instruction waits for the latest one that it needs in each other queue, unless what it waits for anyway
-    ended after that one.
+    Each queue runs in order, and has at most ``Sequencer.IN_FLIGHT`` instructions that have not ended. An instruction waits for the latest
+    one that it needs in each other queue, unless what it waits for anyway ended after that one.
     """
     result: list[Instruction] = []
-    footprints: list[Footprint] = []
+    touches: list[_Touch] = []
     positions: list[int] = []  # by instruction: which one of its queue it is
     ends: list[list[int]] = []  # by instruction: how many of each queue have ended when it has ended
     queues = [_Queue([], [0] * isa.QUEUES) for _ in range(isa.QUEUES)]
@@ -130,7 +164,7 @@ def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[I
     def give(source: int, target: int) -> None:
         result[source] = replace(result[source], give=result[source].give | 1 << target)
 
-    def append(instruction: Instruction, footprint: Footprint, clock: list[int]) -> None:
+    def append(instruction: Instruction, clock: list[int]) -> None:
         """Put an instruction at the end; ``clock`` is what has ended when it starts."""
         queue = queues[instruction.queue.value]
         before = ends[queue.indices[-1]] if queue.indices else [0] * isa.QUEUES
@@ -141,7 +175,7 @@ def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[I
         end[instruction.queue.value] = len(queue.indices)
         ends.append(end)
         result.append(instruction)
-        footprints.append(footprint)
+        touches.append(hazards.touch(instruction))
 
     def join(clock: list[int], source: int) -> list[int]:
         return [max(a, b) for a, b in zip(clock, ends[source], strict=True)]
@@ -152,47 +186,49 @@ def synchronise(instructions: Sequence[Instruction], hazards: Hazards) -> list[I
         if clock[_ARRAY] <= positions[source]:
             give(source, _RELAY.value)
             wait, clock = 1 << _ARRAY, join(clock, source)
-        sync = Instruction(opcode=isa.Opcode.SYNC, queue=_RELAY, layer=result[source].layer, wait=wait)
-        append(sync, hazards.footprint(sync), clock)
+        append(Instruction(opcode=isa.Opcode.SYNC, queue=_RELAY, layer=result[source].layer, wait=wait), clock)
         return len(result) - 1
 
     def start_clock(queue: int) -> list[int]:
-        """What has ended when the next instruction of the queue starts: all of the queue, where one runs at a time."""
+        """What has ended when the next instruction of the queue starts."""
         known = queues[queue]
-        return list(ends[known.indices[-1]]) if queue != _ARRAY and known.indices else list(known.clock)
+        ended = len(known.indices) - (Sequencer.IN_FLIGHT if queue in OVERLAPPING else 1)
+        return join(known.clock, known.indices[ended]) if ended >= 0 else list(known.clock)
 
-    def needs(mine: Footprint, clock: list[int]) -> list[int]:
+    def needs(instruction: Instruction, clock: list[int]) -> list[int]:
         """The latest instruction of each queue that conflicts, in the order of the program from the last on."""
-        found = []
+        found, mine = [], hazards.touch(instruction)
         for number, queue in enumerate(queues):
-            own = number == mine.queue.value
-            if own and number != _ARRAY:
+            own = number == instruction.queue.value
+            if own and number not in OVERLAPPING:
                 continue
             for position in range(len(queue.indices) - 1, clock[number] - 1, -1):
                 adjacent = own and position == len(queue.indices) - 1
-                if hazards.conflict(footprints[queue.indices[position]], mine, adjacent=adjacent):
+                if hazards.conflict(touches[queue.indices[position]], mine, adjacent=adjacent):
                     found.append(queue.indices[position])
                     break
         return sorted(found, reverse=True)
 
     for instruction in instructions:
-        number, footprint = instruction.queue.value, hazards.footprint(instruction)
+        number = instruction.queue.value
         clock, wait = start_clock(number), 0
-        for source in needs(footprint, clock):
+        for source in needs(instruction, clock):
             origin = result[source].queue.value
             if clock[origin] > positions[source]:
                 continue
             if origin != number:
                 give(source, number)
                 wait |= 1 << origin
-            elif source == queues[number].indices[-1]:
+            elif number == _ROWS or source == queues[number].indices[-1]:
+                # The row engine is soon done with all that it has begun.
+                source = queues[number].indices[-1]
                 wait |= 1 << number
             else:
                 source = relay(source)
                 give(source, number)
                 wait |= 1 << _RELAY.value
             clock = join(clock, source)
-        append(replace(instruction, wait=wait) if wait else instruction, footprint, clock)
+        append(replace(instruction, wait=wait), clock)
     return result
 
 
@@ -211,13 +247,16 @@ def estimate(instructions: Sequence[Instruction], config: CoreConfig) -> list[Sp
     free = [0] * isa.QUEUES
     ended = [0] * isa.QUEUES
     spans: list[Span] = []
+    unit = isa.Opcode.NORM
     for instruction, mine in zip(instructions, sources, strict=True):
         number = instruction.queue.value
         start = max([free[number], *(spans[i].end for i in mine)])
         if instruction.wait >> number & 1:
             start = max(start, ended[number])
         busy, tail = _cycles(instruction, config)
-        if instruction.opcode is isa.Opcode.MATMUL:
+        if number == _ROWS and instruction.opcode is not unit:
+            start, unit = max(start, ended[number]), instruction.opcode
+        if number in OVERLAPPING:
             end = max(start + busy + tail, ended[number])
         else:
             end = start + busy + tail
@@ -225,6 +264,14 @@ def estimate(instructions: Sequence[Instruction], config: CoreConfig) -> list[Sp
         free[number], ended[number] = start + busy, end
         spans.append(Span(start, start + busy, end))
     return spans
+
+
+def busiest(instructions: Sequence[Instruction], config: CoreConfig) -> int:
+    """Cycles for which the engine with the most work is busy."""
+    totals = [0] * isa.QUEUES
+    for instruction in instructions:
+        totals[instruction.queue.value] += _cycles(instruction, config)[0]
+    return max(totals)
 
 
 def _cycles(instruction: Instruction, config: CoreConfig) -> tuple[int, int]:

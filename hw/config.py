@@ -37,6 +37,8 @@ class CoreConfig:
         Channels whose epilogue constants, LayerNorm constants are on chip at one time.
     tables : int
         Activation tables and softmax tables of 256 entries on chip at one time.
+    map_rows : int
+        Row offsets on chip at one time; 0 is a core without row maps.
     program_depth : int
         Instructions of a program, at most.
     queue_depth : int
@@ -57,7 +59,8 @@ class CoreConfig:
     constant_channels: int = 4096
     norm_channels: int = 2048
     tables: int = 2
-    program_depth: int = 2048
+    map_rows: int = 4096
+    program_depth: int = 4096
     queue_depth: int = 16
     memory_bytes_per_cycle: int = 16
     memory_latency: int = 30
@@ -78,6 +81,8 @@ class CoreConfig:
                 raise ValueError(f"{name} must be a power of two of at least 2, not {value}")
         if self.accumulator_rows > 4096:
             raise ValueError(f"accumulator_rows must be at most 4096, not {self.accumulator_rows}")
+        if self.map_rows and not (16 <= self.map_rows <= 8192 and self.map_rows & (self.map_rows - 1) == 0):
+            raise ValueError(f"map_rows must be 0 or a power of two of 16 to 8192, not {self.map_rows}")
         if self.scratchpad_bytes < self.banks * self.lanes * 16:
             raise ValueError(f"scratchpad_bytes must be at least {self.banks * self.lanes * 16}, not {self.scratchpad_bytes}")
         if self.memory_bytes_per_cycle < 1:
@@ -154,6 +159,7 @@ _LFE5U_85F = CoreConfig(
     banks=4,
     constant_channels=1024,
     norm_channels=512,
+    map_rows=0,
     program_depth=256,
     memory_bytes_per_cycle=8,
 )
@@ -167,6 +173,7 @@ PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes
         accumulator_rows=32,
         constant_channels=256,
         norm_channels=128,
+        map_rows=0,
         program_depth=256,
         memory_bytes_per_cycle=2,
     ),

@@ -42,6 +42,8 @@ INSTRUCTION_BITS = 384
 INSTRUCTION_WORDS = INSTRUCTION_BITS // 32
 ADDRESS = unsigned(20)
 STRIDE = unsigned(20)
+#: Number of a row map's entry.
+MAP_ENTRY = unsigned(13)
 TABLE_ENTRIES = 256
 
 
@@ -89,6 +91,8 @@ class Target(enum.Enum, shape=3):
     NORM_CONSTANTS = 2
     FUNCTION_TABLE = 3
     EXP_TABLE = 4
+    #: Word offsets of rows, 4 bytes each, of which the lowest 20 bits count; word w holds the entries from w * L / 4 on.
+    ROW_MAP = 5
 
 
 class Mode(enum.Enum, shape=3):
@@ -120,9 +124,9 @@ class Error(enum.Enum, shape=8):
     NONE = 0
     #: No such opcode, or in the wrong queue.
     OPCODE = 1
-    #: A count of zero, more rows than accumulators, or an operand mode that the core lacks.
+    #: A count of zero, more rows than accumulators, or an operand mode, a form or a row map that the core lacks.
     FIELD = 2
-    #: A scratchpad, constant or table address outside the memory.
+    #: A scratchpad, constant, table or map address outside the memory.
     ADDRESS = 3
     #: Two engines used a port of one bank in the same cycle.
     BANK_CONFLICT = 4
@@ -199,7 +203,12 @@ _MATMUL = data.StructLayout(
         "output_n": STRIDE,
         # address of the residual = residual + row * output_row + n * output_n
         "residual": ADDRESS,
+        # bit 0: map[map_base + row] is in place of row * output_row in the output's address; bit 1 (only with bit 0): in the residual's too
+        "map": 2,
+        "map_base": MAP_ENTRY,
         "form": Form,
+        # form RESIDUAL: a residual of -128 gives -128, and any other result is at least -127
+        "masked": 1,
         "table": 1,
         # constants of n tile = constant + n * constant_n, in blocks of L channels
         "constant": 12,
@@ -220,9 +229,21 @@ _ROW_FIELDS: dict[str, Shape | int] = {
     "output_row": STRIDE,
     "output_word": STRIDE,
 }
-_SOFTMAX = data.StructLayout({**_ROW_FIELDS, "columns": 16, "table": 1})
-# constant: first block of L channels; log2_channels: floor(log2 channels)
-_NORM = data.StructLayout({**_ROW_FIELDS, "channels": 12, "log2_channels": 4, "zero": signed(8), "constant": 12, "epsilon": 32})
+# masked: a logit of -128 counts nowhere and gets code 15
+_SOFTMAX = data.StructLayout({**_ROW_FIELDS, "columns": 16, "table": 1, "masked": 1})
+# constant: first block of L channels; log2_channels: floor(log2 channels); map: map[map_base + r] is in place of r * output_row
+_NORM = data.StructLayout(
+    {
+        **_ROW_FIELDS,
+        "channels": 12,
+        "log2_channels": 4,
+        "zero": signed(8),
+        "constant": 12,
+        "epsilon": 32,
+        "map": 1,
+        "map_base": MAP_ENTRY,
+    }
+)
 
 BODIES = {
     Opcode.LOAD: _LOAD,
@@ -243,7 +264,7 @@ CONSTANT_RECORD = data.StructLayout({"bias": signed(32), "multiplier": 16, "shif
 #: LayerNorm constants of one channel, 5 bytes. Of a block of L channels, LOAD word b holds byte b of every channel.
 NORM_BYTES = 5
 NORM_RECORD = data.StructLayout({"alpha": 2, "gain": signed(18), "offset": signed(20)})
-#: One entry of the softmax table. Table entries (this, and the int8 of an activation table) take 4 bytes each in memory.
+#: One entry of the softmax table. Table entries (this, the int8 of an activation table and a map's offset) take 4 bytes each in memory.
 EXP_ENTRY = data.StructLayout({"exp": 16, "log": 12})
 ENTRY_BYTES = 4
 

@@ -7,14 +7,19 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from . import isa
-from .arith import delay, tree_sum
+from .arith import delay
+from .bursts import Bursts, times
 from .config import CoreConfig
 from .epilogue.lane import TableWrite
 from .isa import Error, Opcode, Target
-from .memory_port import ADDRESS_BITS, MAX_BURST, REQUEST, MemoryPort
+from .memory_port import ADDRESS_BITS, MAX_BURST, MemoryPort
+from .row_map import MapWrite
 from .scratchpad import READ_LATENCY, ReadPort, WritePort
 
 __all__ = ["LoadEngine", "StoreEngine", "table_words", "target_words"]
+
+#: Targets whose words are written an entry at a time.
+_ENTRIES = (Target.FUNCTION_TABLE, Target.EXP_TABLE, Target.ROW_MAP)
 
 
 def table_words(lanes: int) -> int:
@@ -31,59 +36,19 @@ def target_words(config: CoreConfig, target: Target) -> int:
             return config.constant_channels // config.lanes * isa.CONSTANT_BYTES
         case Target.NORM_CONSTANTS:
             return config.norm_channels // config.lanes * isa.NORM_BYTES
+        case Target.ROW_MAP:
+            return -(-config.map_rows * isa.ENTRY_BYTES // config.lanes)
         case _:
             return config.tables * table_words(config.lanes)
 
 
-def _times(value: Value, factor: int) -> Value:
-    """``value * factor`` by shifts and adders: no multiplier is spent on it."""
-    return tree_sum(value.shift_left(bit) for bit in range(factor.bit_length()) if factor >> bit & 1)
-
-
-class _Bursts(wiring.Component):
-    """Requests for consecutive words: bursts of :data:`MAX_BURST` beats and the rest, the first one cycle after ``begin``, one a cycle.
-
-    Members
-    -------
-    begin : ``In(1)``
-    base : ``In(32)``
-        In beats.
-    memory : ``In(28)``
-    words : ``In(20)``
-        First word and number of words.
-    request : ``Out(stream.Signature(REQUEST))``
-    """
-
-    def __init__(self, config: CoreConfig):
-        self.config = config
-        super().__init__(
-            {"begin": In(1), "base": In(ADDRESS_BITS), "memory": In(28), "words": In(20), "request": Out(stream.Signature(REQUEST))}
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        beats = self.config.beats
-        address = Signal(ADDRESS_BITS, reset_less=True)
-        left = Signal(20 + ceil_log2(beats))
-        final = left <= MAX_BURST
-        m.d.comb += [
-            self.request.valid.eq(left != 0),
-            self.request.payload.address.eq(address),
-            self.request.payload.beats.eq(Mux(final, left - 1, MAX_BURST - 1)),
-        ]
-        with m.If(self.begin):
-            m.d.sync += [address.eq(self.base + _times(self.memory, beats)), left.eq(_times(self.words, beats))]
-        with m.Elif(self.request.valid & self.request.ready):
-            m.d.sync += [address.eq(address + MAX_BURST), left.eq(Mux(final, 0, left - MAX_BURST))]
-        return m
-
-
 class LoadEngine(wiring.Component):
-    """Executes LOAD: external memory to scratchpad, constants or tables. One instruction at a time.
+    """Executes LOAD: external memory to scratchpad, constants, tables or row map. One instruction at a time.
 
-    An instruction is checked before anything is requested: no words or no such target is ``Error.FIELD``; words outside the target, or
-    a table load that does not begin with a table, is ``Error.ADDRESS``. A beat that is answered with an error is ``Error.MEMORY_READ``:
-    its word and those after it are not written, and the engine takes the beats that it requested. There is no ``done`` after an error.
+    An instruction is checked before anything is requested: no words or no such target in this core is ``Error.FIELD``; words outside the
+    target, or a table load that does not begin with a table, is ``Error.ADDRESS``. A beat that is answered with an error is
+    ``Error.MEMORY_READ``: its word and those after it are not written, and the engine takes the beats that it requested. There is no
+    ``done`` after an error.
 
     Throughput: a beat a cycle, and an entry a cycle: the first beat of a word comes with the last table entry of the word before.
     From ``start`` to ``done`` there are :meth:`cycles` cycles when the memory never waits; the next instruction may start with ``done``.
@@ -115,6 +80,8 @@ class LoadEngine(wiring.Component):
         To the epilogue, to LayerNorm.
     table : ``Out(TableWrite(config, signed(8)))``
     exp_table : ``Out(TableWrite(config, EXP_ENTRY))``
+    row_map : ``Out(MapWrite(config))``
+        Only with ``config.map_rows``.
     """
 
     def __init__(self, config: CoreConfig):
@@ -136,25 +103,27 @@ class LoadEngine(wiring.Component):
         }
         for name, target in (("constants", Target.CONSTANTS), ("norm_constants", Target.NORM_CONSTANTS)):
             members[name] = Out(WritePort(ceil_log2(target_words(config, target)), lanes))
+        if config.map_rows:
+            members["row_map"] = Out(MapWrite(config))
         super().__init__(members)
 
     @staticmethod
     def cycles(config: CoreConfig, words: int, target: Target = Target.SCRATCHPAD) -> int:
         """Cycles from ``start`` to ``done`` when the memory never waits: data begins ``memory_latency`` cycles after its request."""
-        entries = config.lanes // isa.ENTRY_BYTES if target in (Target.FUNCTION_TABLE, Target.EXP_TABLE) else 1
+        entries = config.lanes // isa.ENTRY_BYTES if target in _ENTRIES else 1
         return config.memory_latency + 3 + words * (config.beats + entries - 1)
 
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.bursts = bursts = _Bursts(config)
+        m.submodules.bursts = bursts = Bursts(config)
         connect(m, bursts=bursts.request, engine=flipped(self.read_request))
         body = Signal(isa.BODIES[Opcode.LOAD], reset_less=True)
         refused = Signal(Error)
         running, full, failed = Signal(), Signal(), Signal()  # full: `word` is complete and is being written
         word = Signal(8 * config.lanes, reset_less=True)
         beat, part = Signal(range(config.beats)), Signal(range(config.lanes // isa.ENTRY_BYTES))
-        entries = (body.target == Target.FUNCTION_TABLE) | (body.target == Target.EXP_TABLE)
+        entries = Cat(body.target == target for target in _ENTRIES).any()
         last_part = ~entries | (part == config.lanes // isa.ENTRY_BYTES - 1)
         taken, written = Signal(), Signal()
         m.d.comb += [
@@ -208,6 +177,8 @@ class LoadEngine(wiring.Component):
         end = body.destination + body.words
         with m.Switch(body.target):
             for target in Target:
+                if not target_words(self.config, target):
+                    continue  # as if there were no such target
                 with m.Case(target):
                     outside = end > target_words(self.config, target)
                     if target in (Target.FUNCTION_TABLE, Target.EXP_TABLE):
@@ -243,6 +214,18 @@ class LoadEngine(wiring.Component):
                 port.address.eq(Cat(entry[:8], table)),
                 port.data.eq(word[: Shape.cast(port.data.shape()).width]),
             ]
+        if self.config.map_rows:
+            self._write_map(m, body, word, valid & (body.target == Target.ROW_MAP), begin)
+
+    def _write_map(self, m: Module, body: data.View, word: Value, valid: Value, begin: Value) -> None:
+        """Write the lowest entry of ``word`` into the row map."""
+        entry = Signal(isa.MAP_ENTRY.width + 1, reset_less=True)
+        with m.If(begin):
+            m.d.sync += entry.eq(times(body.destination, self.config.lanes // isa.ENTRY_BYTES))
+        with m.Elif(valid):
+            m.d.sync += entry.eq(entry + 1)
+        port = self.row_map
+        m.d.comb += [port.enable.eq(valid & (entry < self.config.map_rows)), port.address.eq(entry), port.data.eq(word)]
 
 
 class StoreEngine(wiring.Component):
@@ -306,7 +289,7 @@ class StoreEngine(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.bursts = bursts = _Bursts(config)
+        m.submodules.bursts = bursts = Bursts(config)
         connect(m, bursts=bursts.request, engine=flipped(self.write_request))
         body = Signal(isa.BODIES[Opcode.STORE], reset_less=True)
         reading, failed = Signal(), Signal()
@@ -337,7 +320,7 @@ class StoreEngine(wiring.Component):
                     m.d.comb += [self.error.eq(refused), bursts.begin.eq(refused == Error.NONE)]
                 m.d.sync += [
                     reading.eq(bursts.begin),
-                    waiting.eq((_times(body.words, config.beats) + MAX_BURST - 1) >> ceil_log2(MAX_BURST)),
+                    waiting.eq((times(body.words, config.beats) + MAX_BURST - 1) >> ceil_log2(MAX_BURST)),
                 ]
                 m.next = "IDLE"
                 with m.If(bursts.begin):
@@ -382,6 +365,6 @@ class StoreEngine(wiring.Component):
         ]
         m.d.sync += ahead.eq(ahead + self.read.enable - fifo.r_en)
         with m.If(begin):
-            m.d.sync += [left.eq(_times(body.words, config.beats)), burst.eq(0)]
+            m.d.sync += [left.eq(times(body.words, config.beats)), burst.eq(0)]
         with m.Elif(sent):
             m.d.sync += [left.eq(left - 1), burst.eq(burst + 1), beat.eq(Mux(fifo.r_en, 0, beat + 1))]

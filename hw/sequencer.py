@@ -227,7 +227,7 @@ class Sequencer(wiring.Component):
     QUEUE_LATENCY = 1
     TOKEN_LATENCY = 1
     FINISH_LATENCY = 1
-    IN_FLIGHT = 4
+    IN_FLIGHT = 8
     TOKEN_BITS = 6
 
     def __init__(self, config: CoreConfig):

@@ -8,7 +8,9 @@ from pathlib import Path
 from .float_swin import SwinConfig
 from .float_vit import ViTConfig
 
-__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "SWIN", "architecture"]
+__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "SWIN", "Config", "architecture"]
+
+Config = ViTConfig | SwinConfig
 
 DATA = Path(__file__).parent / "data"
 """The files that ship with the package."""
@@ -16,7 +18,13 @@ DATA = Path(__file__).parent / "data"
 DIGITS = ViTConfig(img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=4, num_heads=2, mean=(0.5,), std=(0.5,))
 _HALF = (0.5, 0.5, 0.5)  # timm's ViT weights, unlike DeiT's, take pixels in -1..1
 
-ARCHITECTURES: dict[str, ViTConfig] = {
+SWIN: dict[str, SwinConfig] = {
+    "swin_tiny": SwinConfig(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
+    "swin_small": SwinConfig(embed_dim=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+    "swin_base": SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+}
+
+ARCHITECTURES: dict[str, Config] = {
     "digits_vit": DIGITS,
     "deit_tiny": ViTConfig(embed_dim=192, depth=12, num_heads=3),
     "deit_small": ViTConfig(embed_dim=384, depth=12, num_heads=6),
@@ -24,17 +32,11 @@ ARCHITECTURES: dict[str, ViTConfig] = {
     "deit_tiny_distilled": ViTConfig(embed_dim=192, depth=12, num_heads=3, distilled=True),
     "vit_base": ViTConfig(embed_dim=768, depth=12, num_heads=12, mean=_HALF, std=_HALF),
     "vit_large": ViTConfig(embed_dim=1024, depth=24, num_heads=16, mean=_HALF, std=_HALF),
+    **SWIN,
 }
 
-SWIN: dict[str, SwinConfig] = {
-    "swin_tiny": SwinConfig(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
-    "swin_small": SwinConfig(embed_dim=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
-    "swin_base": SwinConfig(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
-}
-"""Networks with a floating-point reference; the quantiser takes those of ``ARCHITECTURES``."""
 
-
-def architecture(name: str) -> ViTConfig:
+def architecture(name: str) -> Config:
     """Configuration of a known name."""
     if name not in ARCHITECTURES:
         close = difflib.get_close_matches(name, ARCHITECTURES, n=1)

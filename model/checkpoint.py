@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from .architectures import Config
+from .float_swin import SwinConfig
 from .float_vit import ViTConfig
 from .network import FORMAT
 
@@ -24,7 +26,7 @@ State = dict[str, NDArray[np.float32]]
 _SHOWN = 4  # names that an error message lists before it counts
 
 
-def load_checkpoint(path: Path | str, config: ViTConfig | None = None) -> tuple[ViTConfig, State]:
+def load_checkpoint(path: Path | str, config: Config | None = None) -> tuple[Config, State]:
     """Configuration and float32 parameters of a safetensors file; no pickle is ever read.
 
     config : what the parameters must be; the number of classes is the file's. Without it, the ``config`` JSON of the file's metadata
@@ -36,7 +38,7 @@ def load_checkpoint(path: Path | str, config: ViTConfig | None = None) -> tuple[
         raise ValueError(f"{path} is an integer network already; a float checkpoint is wanted")
     if config is None:
         config = infer_config(tensors, _metadata_config(path, metadata), source=str(path))
-    elif (head := tensors.get("head.weight")) is not None and head.ndim == 2:
+    elif (head := tensors.get("head.fc.weight" if isinstance(config, SwinConfig) else "head.weight")) is not None and head.ndim == 2:
         config = replace(config, num_classes=len(head))
     check_state(config, tensors, source=str(path))
     return config, {name: tensors[name].astype(np.float32) for name in config.parameter_shapes()}
@@ -51,31 +53,33 @@ def is_integer_network(path: Path | str) -> bool:
         return False
 
 
-def save_checkpoint(path: Path | str, config: ViTConfig, state: Mapping[str, NDArray[np.float32]]) -> None:
+def save_checkpoint(path: Path | str, config: Config, state: Mapping[str, NDArray[np.float32]]) -> None:
     """Write a file that :func:`load_checkpoint` reads without being told the configuration."""
     check_state(config, state, source="the state")
     arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in state.items()}
     save_file(arrays, path, {"config": json.dumps(asdict(config))})
 
 
-def infer_config(state: Mapping[str, NDArray], given: Mapping[str, Any], source: str = "the state") -> ViTConfig:
+def infer_config(state: Mapping[str, NDArray], given: Mapping[str, Any], source: str = "the state") -> Config:
     """Configuration from the ``given`` fields and, for the others, from the shapes of the parameters.
 
-    ``num_heads`` is in no shape and must be given. An ``img_size`` from shapes supposes a square of patches.
+    What is in no shape must be given: a ViT's ``num_heads``, a Swin transformer's ``img_size``. An ``img_size`` from shapes supposes a
+    square of patches.
     """
-    known = {f.name for f in fields(ViTConfig)}
+    swin = any(name.startswith("layers.0.blocks.") for name in state)
+    family, missing = (SwinConfig, "img_size") if swin else (ViTConfig, "num_heads")
+    known = {f.name for f in fields(family)}
     if unknown := sorted(set(given) - known):
         raise ValueError(f"{source}: unknown configuration fields {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    if "num_heads" not in given:
-        raise ValueError(f"{source} does not say its num_heads, which is in no shape; name the architecture or put it in the metadata")
+    if missing not in given:
+        raise ValueError(f"{source} does not say its {missing}, which is in no shape; name the architecture or put it in the metadata")
     try:
-        values = _shapes_say(state) | dict(given)
-        return ViTConfig(**values)
+        return family(**(_swin_shapes_say(state) if swin else _shapes_say(state)) | dict(given))
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(f"{source} is not a vision transformer with timm's parameter names ({type(error).__name__}: {error})") from None
 
 
-def check_state(config: ViTConfig, state: Mapping[str, NDArray], source: str) -> None:
+def check_state(config: Config, state: Mapping[str, NDArray], source: str) -> None:
     """Raise ``ValueError`` unless ``state`` has exactly the parameters of ``config``, floating point and finite.
 
     The message names the first parameter, in timm's order, that differs, and counts what is wrong by kind.
@@ -127,6 +131,25 @@ def _metadata_config(path: Path | str, metadata: Mapping[str, str]) -> dict[str,
     if not isinstance(config, dict):
         raise ValueError(f"{path}: the config in the metadata is a {type(config).__name__}; a JSON object is wanted")
     return config
+
+
+def _swin_shapes_say(state: Mapping[str, NDArray]) -> dict[str, Any]:
+    """Every field of a configuration but the image's size, mean and standard deviation."""
+    width, channels, patch, _ = state["patch_embed.proj.weight"].shape
+    blocks = {match.groups() for name in state if (match := re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name))}
+    stages = range(len({stage for stage, _ in blocks}))
+    tables = [state[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"] for stage in stages]
+    return {
+        "patch_size": patch,
+        "in_chans": channels,
+        "num_classes": len(state["head.fc.weight"]),
+        "embed_dim": width,
+        "depths": tuple(sum(stage == int(s) for s, _ in blocks) for stage in stages),
+        "num_heads": tuple(table.shape[1] for table in tables),
+        "window_size": (math.isqrt(len(tables[0])) + 1) // 2,
+        "mlp_ratio": len(state["layers.0.blocks.0.mlp.fc1.weight"]) / width,
+        "qkv_bias": "layers.0.blocks.0.attn.qkv.bias" in state,
+    }
 
 
 def _shapes_say(state: Mapping[str, NDArray]) -> dict[str, Any]:

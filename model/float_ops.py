@@ -125,7 +125,8 @@ def cut_patches(config: ImageConfig, images: Float) -> Float:
 def linear(state: State, name: str, x: Float) -> Float:
     """``x . weight^T + bias``; a convolution's weight is flattened, a bias that is not there is 0."""
     weight = state[f"{name}.weight"]
-    product = x @ weight.reshape(len(weight), -1).T
+    # One product: numpy multiplies a stack of matrices one by one, which is slow for windows.
+    product = (x.reshape(-1, x.shape[-1]) @ weight.reshape(len(weight), -1).T).reshape(*x.shape[:-1], -1)
     return product + state[f"{name}.bias"] if f"{name}.bias" in state else product
 
 

@@ -171,15 +171,15 @@ def forward(config: SwinConfig, state: State, images: Float, observe: Observer |
     """Logits of normalised ``images``.
 
     images : (B, C, H, W) float32 or float64. Result (B, num_classes) of the same type; in float32 within 1e-4 of timm.
-    observe : called with the name of an operator and what it gives, channels last: ``patch_embed``, ``patch_embed.norm``; at the start of
-    every stage but the first ``downsample.norm``, ``downsample.reduction``; in each block ``norm1``, ``attn.qkv``, ``attn.qk`` (scaled
-    logits with the relative-position bias, before the mask), ``attn.softmax``, ``attn.av`` (these four by windows, (B * windows, ...)),
-    ``attn.proj`` (after the residual add), ``norm2``, ``mlp.fc1`` (before GELU), ``mlp.fc2`` (after the residual add); ``norm``,
-    ``pool``, ``head.fc``.
+    observe : called with the name of an operator and what it gives, channels last: ``patch_embed.proj``, ``patch_embed.norm``; at the
+    start of every stage but the first ``downsample.norm``, ``downsample.reduction``; in each block ``norm1``, ``attn.qkv``, ``attn.qk``
+    (scaled logits with the relative-position bias, before the mask), ``attn.softmax``, ``attn.av`` (these four by windows,
+    (B * windows, ...)), ``attn.proj`` (after the residual add), ``norm2``, ``mlp.fc1`` (before GELU), ``mlp.fc2`` (after the residual
+    add); ``norm``, ``pool``, ``head.fc``.
     """
     saw = observe or (lambda name, array: None)
     x = linear(state, "patch_embed.proj", cut_patches(config, images))
-    saw("patch_embed", x)
+    saw("patch_embed.proj", x)
     x = layer_norm(state, "patch_embed.norm", x, LAYER_NORM_EPSILON, saw)
     for index, stage in enumerate(config.stages):
         if index:

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .layer_norm import layer_norm
-from .log_softmax import log_softmax
+from .log_softmax import MASKED, log_softmax
 from .matmul import int8_matmul, log2_matmul
-from .network import AttentionScores, AttentionValues, Form, ImageFormat, IntegerNetwork, LayerNorm, Linear, LogSoftmax
+from .network import AttentionScores, AttentionValues, AveragePool, Form, ImageFormat, IntegerNetwork, LayerNorm, Linear, LogSoftmax
 from .requantize import apply_table, requantize, requantize_raw, requantize_residual
 
 __all__ = ["patches", "predict", "run"]
@@ -56,6 +56,8 @@ def run(network: IntegerNetwork, images: NDArray[np.uint8]) -> Tensors:
                 _attention_values(network, operator, tensors)
             case LayerNorm():
                 _layer_norm(network, operator, tensors)
+            case AveragePool():
+                _average_pool(network, operator, tensors)
     return tensors
 
 
@@ -71,51 +73,70 @@ def predict(network: IntegerNetwork, images: NDArray[np.uint8]) -> NDArray[np.in
 
 def _linear(network: IntegerNetwork, operator: Linear, tensors: Tensors) -> None:
     name, arrays = operator.name, network.arrays
-    source = tensors[operator.input][:, operator.input_row : operator.input_row + operator.rows]
-    target = tensors[operator.output][:, operator.output_row : operator.output_row + operator.rows]
-    acc = int8_matmul(source, arrays[f"{name}.weight"])
-    scale = arrays[f"{name}.bias"], arrays[f"{name}.multiplier"], arrays[f"{name}.shift"]
-    zero_out = network.tensor(operator.output).zero_point
+    target = tensors[operator.output]
     if (operator.form is Form.RAW) != (target.dtype == np.int32):
         raise ValueError(f"{name} has the form {operator.form}, but its output {operator.output} is {target.dtype}; only raw gives int32")
+    acc = int8_matmul(tensors[operator.input][:, operator.input_row : operator.input_row + operator.rows], arrays[f"{name}.weight"])
+    scale = arrays[f"{name}.bias"], arrays[f"{name}.multiplier"], arrays[f"{name}.shift"]
+    zero_out = network.tensor(operator.output).zero_point
+    rows = _output_rows(network, operator)
     match operator.form:
         case Form.REQUANTIZE:
-            target[...] = requantize(acc, *scale, zero_out)
+            result = requantize(acc, *scale, zero_out)
         case Form.TABLE:
-            target[...] = apply_table(requantize(acc, *scale, zero_out), arrays[f"{name}.table"])
+            result = apply_table(requantize(acc, *scale, zero_out), arrays[f"{name}.table"])
         case Form.RAW:
-            target[...] = requantize_raw(acc, *scale)
+            result = requantize_raw(acc, *scale)
         case Form.RESIDUAL:
-            if operator.residual:
-                residual = tensors[operator.residual][:, operator.output_row : operator.output_row + operator.rows]
-            else:
-                residual = arrays[f"{name}.residual"]
-            target[...] = requantize_residual(
+            read = rows if operator.residual_mapped or not operator.mapped else slice(operator.rows)
+            residual = tensors[operator.residual][:, read] if operator.residual else arrays[f"{name}.residual"]
+            result = requantize_residual(
                 acc, *scale, zero_out, residual, operator.residual_zero, operator.residual_multiplier, arrays[f"{name}.residual_shift"]
             )
+    if (groups := arrays.get(f"{name}.output_groups")) is not None:
+        target.reshape(*target.shape[:2], -1, result.shape[-1])[:, rows, groups] = result
+    else:
+        target[:, rows] = result
+
+
+def _output_rows(network: IntegerNetwork, operator: Linear | LayerNorm) -> slice | NDArray[np.uint16]:
+    """Rows of the output that a layer writes, in the order of its input's."""
+    if operator.mapped:
+        return network.arrays[f"{operator.name}.output_rows"]
+    first = operator.output_row if isinstance(operator, Linear) else 0
+    return slice(first, first + operator.rows)
 
 
 def _attention_scores(network: IntegerNetwork, operator: AttentionScores, tensors: Tensors) -> None:
     name, arrays = operator.name, network.arrays
-    groups = _split(tensors[operator.input], 3 * operator.heads)
-    acc = int8_matmul(groups[:, : operator.heads], groups[:, operator.heads : 2 * operator.heads])
-    keys = acc.shape[-1]
-    multiplier, shift = (np.repeat(arrays[f"{name}.{part}"], keys) for part in ("multiplier", "shift"))
-    no_bias = np.zeros(operator.heads * keys, np.int32)
+    groups = _split(tensors[operator.input], operator.windows, 3 * operator.heads)
+    acc = _join(int8_matmul(groups[:, :, : operator.heads], groups[:, :, operator.heads : 2 * operator.heads]))
+    columns = acc.shape[-1]
+    multiplier, shift = (np.repeat(arrays[f"{name}.{part}"], columns // operator.heads) for part in ("multiplier", "shift"))
+    scale = np.zeros(columns, np.int32), multiplier, shift
     zero_out = network.tensor(operator.output).zero_point
-    tensors[operator.output][...] = requantize(_join(acc), no_bias, multiplier, shift, zero_out)
+    if not operator.bias:
+        tensors[operator.output][...] = requantize(acc, *scale, zero_out)
+        return
+    bias = arrays[f"{name}.bias"][arrays[f"{name}.window_type"]]  # (windows, heads, T, T)
+    rows = np.ascontiguousarray(bias.swapaxes(1, 2)).reshape(-1, columns)
+    residual_shift = np.repeat(arrays[f"{name}.residual_shift"], columns // operator.heads)
+    logits = requantize_residual(acc, *scale, zero_out, rows, operator.residual_zero, operator.residual_multiplier, residual_shift)
+    if operator.masked:
+        logits = np.where(rows == MASKED, MASKED, np.maximum(logits, MASKED + 1))
+    tensors[operator.output][...] = logits
 
 
 def _log_softmax(network: IntegerNetwork, operator: LogSoftmax, tensors: Tensors) -> None:
-    logits = _split(tensors[operator.input], network.tensor(operator.input).groups)
+    logits = _split(tensors[operator.input], 1, network.tensor(operator.input).groups)
     exp_table, log_table = (network.arrays[f"{operator.name}.{part}_table"] for part in ("exp", "log"))
-    tensors[operator.output][...] = _join(log_softmax(logits, exp_table, log_table)).view(np.int8)
+    tensors[operator.output][...] = _join(log_softmax(logits, exp_table, log_table, masked=operator.masked)).view(np.int8)
 
 
 def _attention_values(network: IntegerNetwork, operator: AttentionValues, tensors: Tensors) -> None:
     name, arrays = operator.name, network.arrays
-    codes = _split(tensors[operator.input], operator.heads).view(np.uint8)
-    values = _split(tensors[operator.values], 3 * operator.heads)[:, 2 * operator.heads :]
+    codes = _split(tensors[operator.input], operator.windows, operator.heads).view(np.uint8)
+    values = _split(tensors[operator.values], operator.windows, 3 * operator.heads)[:, :, 2 * operator.heads :]
     acc = _join(log2_matmul(codes, values))
     no_bias = np.zeros(acc.shape[-1], np.int32)
     zero_out = network.tensor(operator.output).zero_point
@@ -126,16 +147,23 @@ def _layer_norm(network: IntegerNetwork, operator: LayerNorm, tensors: Tensors) 
     alpha, gain, offset = (network.arrays[f"{operator.name}.{part}"] for part in ("alpha", "gain", "offset"))
     zero = network.tensor(operator.input).zero_point
     source = tensors[operator.input][:, : operator.rows]
-    tensors[operator.output][:, : operator.rows] = layer_norm(source, zero, alpha, gain, offset, operator.epsilon)
+    tensors[operator.output][:, _output_rows(network, operator)] = layer_norm(source, zero, alpha, gain, offset, operator.epsilon)
 
 
-def _split(tensor: NDArray, groups: int) -> NDArray:
-    """(B, rows, groups * channels) to (B, groups, rows, channels)."""
+def _average_pool(network: IntegerNetwork, operator: AveragePool, tensors: Tensors) -> None:
+    total = tensors[operator.input].sum(axis=1, dtype=np.int32)
+    arrays, columns = network.arrays, total.shape[-1]
+    bias, multiplier, shift = (np.repeat(arrays[f"{operator.name}.{part}"], columns) for part in ("bias", "multiplier", "shift"))
+    tensors[operator.output][:, 0] = requantize(total, bias, multiplier, shift, network.tensor(operator.output).zero_point)
+
+
+def _split(tensor: NDArray, windows: int, groups: int) -> NDArray:
+    """(B, windows * T, groups * channels) to (B, windows, groups, T, channels)."""
     batch, rows, columns = tensor.shape
-    return np.ascontiguousarray(tensor.reshape(batch, rows, groups, columns // groups).swapaxes(1, 2))
+    return np.ascontiguousarray(tensor.reshape(batch, windows, rows // windows, groups, columns // groups).swapaxes(2, 3))
 
 
 def _join(groups: NDArray) -> NDArray:
-    """(B, groups, rows, channels) to (B, rows, groups * channels)."""
-    batch, count, rows, channels = groups.shape
-    return np.ascontiguousarray(groups.swapaxes(1, 2)).reshape(batch, rows, count * channels)
+    """(B, windows, groups, T, channels) to (B, windows * T, groups * channels)."""
+    batch, windows, count, rows, channels = groups.shape
+    return np.ascontiguousarray(groups.swapaxes(2, 3)).reshape(batch, windows * rows, count * channels)

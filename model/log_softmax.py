@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from .arith import check_array, leading_one
 from .matmul import ZERO_CODE
 
-__all__ = ["LOG2_TABLE", "exp_table", "log_softmax", "log_softmax_exact", "log_softmax_reference", "log_table"]
+__all__ = ["LOG2_TABLE", "MASKED", "exp_table", "log_softmax", "log_softmax_exact", "log_softmax_reference", "log_table"]
 
 LOG2_TABLE: NDArray[np.uint8] = np.rint(256 * np.log2(1 + (np.arange(64) + 0.5) / 64)).astype(np.uint8)
 """log2 of a mantissa in 1..2 by its 6 bits after the leading one, at the middle of the segment, 8 fraction bits."""
+
+MASKED = -128
+"""Logit of a masked key."""
 
 _EXP_STEPS = 16  # n of the published i-exp: exponents below 2**-16 count as 2**-16
 
@@ -29,11 +32,17 @@ def log_table(scale: float) -> NDArray[np.uint16]:
 
 
 def log_softmax(
-    x: NDArray[np.int8], exp_table: NDArray[np.uint16], log_table: NDArray[np.uint16], columns: int | None = None
+    x: NDArray[np.int8],
+    exp_table: NDArray[np.uint16],
+    log_table: NDArray[np.uint16],
+    columns: int | None = None,
+    *,
+    masked: bool = False,
 ) -> NDArray[np.uint8]:
     """Form ``log``: codes ``round(log2(sum exp) + scale d log2 e)`` through the two tables; what the hardware computes.
 
-    x : (..., n) int8 logits. columns : how many columns of a row count (all); the others get 15. Result (..., n) uint8 in 0..15.
+    x : (..., n) int8 logits. columns : how many columns of a row count (all); the others get 15. masked : logits of -128 do not count
+    either; every row needs one that counts. Result (..., n) uint8 in 0..15.
     Error before the clip, against ``-log2 softmax``: at most ``0.516 + 2.3e-5 n`` (segment of LOG2_TABLE, two roundings,
     n rounded exponentials).
     """
@@ -43,11 +52,14 @@ def log_softmax(
         if table.shape != (256,):
             raise ValueError(f"{name} must have the shape (256,), not {table.shape}")
     d = _distance(valid)
-    total = exp_table[d].sum(-1, keepdims=True, dtype=np.int64)
+    counts = valid != MASKED if masked else np.True_
+    if not np.all(np.any(counts, axis=-1)):
+        raise ValueError("every row needs a key that is not masked")
+    total = exp_table[d].sum(-1, keepdims=True, dtype=np.int64, where=counts)
     position = leading_one(total)
     mantissa = ((total << 6) >> position) & 63
     log2_total = ((position - 15) << 8) + LOG2_TABLE[mantissa]
-    return _padded((log2_total + log_table[d] + 128) >> 8, x)
+    return _padded(np.where(counts, (log2_total + log_table[d] + 128) >> 8, ZERO_CODE), x)
 
 
 def log_softmax_exact(x: NDArray[np.int8], scale: float, columns: int | None = None) -> NDArray[np.uint8]:

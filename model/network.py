@@ -21,6 +21,7 @@ __all__ = [
     "FORMAT_VERSION",
     "AttentionScores",
     "AttentionValues",
+    "AveragePool",
     "Constant",
     "Form",
     "ImageFormat",
@@ -96,6 +97,10 @@ class Linear:
     embedding) ``residual`` is empty and the rows are ``.residual`` int8 (rows, N). Otherwise ``residual`` names a tensor, read at
     ``output_row + row``.
     The zero point that the epilogue adds is the output tensor's.
+
+    A ``mapped`` layer writes row r to ``output_rows[r]`` (array ``<name>.output_rows`` uint16 (rows)), and where the output tensor has
+    groups, N is the channels of one and row r goes to group ``output_groups[r]`` (``<name>.output_groups`` uint8 (rows)). It reads the
+    residual at the row that it writes (``residual_mapped``) or at r. ``input_row`` and ``output_row`` are 0 then.
     """
 
     name: str
@@ -108,6 +113,8 @@ class Linear:
     residual: str = ""
     residual_zero: int = 0
     residual_multiplier: int = 0
+    mapped: bool = False
+    residual_mapped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +122,22 @@ class AttentionScores:
     """Logits ``q . k^T`` of each head, requantized to int8 with one scale for the layer; ``input`` has groups q heads, k heads, v heads.
 
     Arrays, an entry per head: ``<name>.multiplier`` uint16, ``.shift`` uint8. ``output``: groups = heads, channels = keys.
+
+    The rows are ``windows`` runs of T tokens, each of which sees its own keys only; ``output`` has T channels a group.
+    With ``bias``, ``<name>.bias`` int8 (types, heads, T, T) is added as the residual, window w taking the type ``.window_type[w]``
+    (uint8 (windows)); ``.residual_shift`` uint8 (heads). With ``masked``, a bias of -128 makes the logit -128 exactly, whatever the
+    sum, and every other logit is at least -127.
     """
 
     name: str
     input: str
     output: str
     heads: int
+    windows: int = 1
+    bias: bool = False
+    residual_zero: int = 0
+    residual_multiplier: int = 0
+    masked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +145,15 @@ class LogSoftmax:
     """Log-Int-Softmax of each group of ``input``: 4-bit codes.
 
     Arrays: ``<name>.exp_table`` uint16 (256), ``.log_table`` uint16 (256).
+    The rows are those of ``windows`` windows. With ``masked``, a logit of -128 is a masked key: neither in the maximum nor in the sum,
+    and its code is 15.
     """
 
     name: str
     input: str
     output: str
+    windows: int = 1
+    masked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +161,7 @@ class AttentionValues:
     """Codes times v of each head in log2 arithmetic, ``values`` being the q, k, v tensor. ``output``: groups = heads.
 
     Arrays, an entry per output channel: ``<name>.multiplier`` uint16, ``.shift`` uint8.
+    The rows of each of ``windows`` windows see the values of their own window.
     """
 
     name: str
@@ -147,13 +169,15 @@ class AttentionValues:
     values: str
     output: str
     heads: int
+    windows: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNorm:
     """PTS LayerNorm of rows 0 .. ``rows`` - 1 of ``input``.
 
-    Arrays: ``<name>.alpha`` uint8 (C), ``.gain`` int32 (C), ``.offset`` int32 (C).
+    Arrays: ``<name>.alpha`` uint8 (C), ``.gain`` int32 (C), ``.offset`` int32 (C); if ``mapped``, ``.output_rows`` uint16 (rows): row r is
+    written to row ``output_rows[r]``. The groups of ``input`` are normalised together.
     """
 
     name: str
@@ -161,10 +185,23 @@ class LayerNorm:
     output: str
     rows: int
     epsilon: int
+    mapped: bool = False
 
 
-Operator = Linear | AttentionScores | LogSoftmax | AttentionValues | LayerNorm
-_OPERATORS = {kind.__name__: kind for kind in (Linear, AttentionScores, LogSoftmax, AttentionValues, LayerNorm)}
+@dataclass(frozen=True, kw_only=True)
+class AveragePool:
+    """Row 0 of ``output`` is the mean over all rows of ``input``: their sum, requantized, ``1 / rows`` being in the multiplier.
+
+    Arrays: ``<name>.bias`` int32 (1), ``.multiplier`` uint16 (1), ``.shift`` uint8 (1).
+    """
+
+    name: str
+    input: str
+    output: str
+
+
+Operator = Linear | AttentionScores | LogSoftmax | AttentionValues | LayerNorm | AveragePool
+_OPERATORS = {kind.__name__: kind for kind in (Linear, AttentionScores, LogSoftmax, AttentionValues, LayerNorm, AveragePool)}
 
 
 @dataclass(frozen=True, kw_only=True)

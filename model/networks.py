@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from .architectures import ARCHITECTURES, DATA, DIGITS, architecture
 from .checkpoint import is_integer_network, load_checkpoint
-from .fq_vit import SCHEME
+from .float_swin import SwinConfig
+from .fq_layers import SCHEME
 from .network import IntegerNetwork
 from .quantize import quantize
 from .structure import check_arrays, vit_structure
+from .swin_structure import swin_structure
 from .synthetic import shaped_images, synthetic_state
 
 __all__ = ["ARCHITECTURES", "DATA", "DIGITS", "SHIPPED", "architecture", "integer_network", "network_structure", "samples"]
@@ -35,7 +37,7 @@ def integer_network(name: str, checkpoint: Path | str | None = None) -> IntegerN
     config = architecture(name)
     if checkpoint is not None and is_integer_network(checkpoint):
         network = IntegerNetwork.load(checkpoint)
-        classes = len(network.arrays.get("head.bias", ())) or config.num_classes
+        classes = len(network.arrays.get(f"{network.outputs[0]}.bias", ())) or config.num_classes
         check_arrays(network, _structure(name, classes), str(checkpoint))
         return network
     if checkpoint is None and name in SHIPPED:
@@ -63,4 +65,7 @@ def samples(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 def _structure(name: str, classes: int) -> IntegerNetwork:
     config = replace(architecture(name), num_classes=classes)
-    return vit_structure(config, name=name, scheme=SCHEME, origin="no weights: shapes only")
+    origin = "no weights: shapes only"
+    if isinstance(config, SwinConfig):
+        return swin_structure(config, name=name, scheme=SCHEME, origin=origin)
+    return vit_structure(config, name=name, scheme=SCHEME, origin=origin)

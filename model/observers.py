@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from . import float_swin, float_vit
 from .float_ops import Float, State, normalise
 from .float_ops import gelu as fast_gelu
-from .float_vit import ViTConfig, forward
+from .float_swin import SwinConfig
+from .float_vit import ViTConfig
 from .requantize import activation_table, gelu
 
 __all__ = ["Affine", "Calibration", "PowerOfTwoFactors", "affine", "gelu_scales", "observe_images", "power_of_two_factors"]
@@ -69,12 +71,12 @@ class Calibration:
     channels: dict[str, _Channels] = field(default_factory=dict)
 
     def observe(self, name: str, array: Float) -> None:
-        """Hook for :func:`.float_vit.forward`."""
+        """Hook for the float networks' ``forward``."""
         rows = array.reshape(-1, array.shape[-1])
         low, high = rows.min(axis=0), rows.max(axis=0)
         if (seen := self.channels.get(name)) is not None:
             low, high = np.minimum(low, seen.low), np.maximum(high, seen.high)
-        kept = _SAMPLE_ROWS if name == "patch_embed" or name.endswith((".proj", ".fc1", ".fc2")) else 0
+        kept = _SAMPLE_ROWS if name.startswith("patch_embed") or name.endswith((".proj", ".fc1", ".fc2", ".reduction")) else 0
         chosen = np.linspace(0, len(rows) - 1, min(kept, len(rows)), dtype=np.int64)
         self.channels[name] = _Channels(low=low, high=high, sample=rows[chosen])
 
@@ -89,7 +91,7 @@ class Calibration:
         return self.channels[name].sample
 
 
-def observe_images(config: ViTConfig, state: State, images: NDArray[np.uint8]) -> Calibration:
+def observe_images(config: ViTConfig | SwinConfig, state: State, images: NDArray[np.uint8]) -> Calibration:
     """Statistics of the float network over uint8 ``images`` (B, C, H, W), at least one.
 
     In float64, so that rounding differences between BLAS libraries do not reach the integers.
@@ -97,8 +99,13 @@ def observe_images(config: ViTConfig, state: State, images: NDArray[np.uint8]) -
     if not len(images):
         raise ValueError("calibration needs at least one image")
     calibration = Calibration()
-    for batch in _batches(images, max(1, _LARGEST_BATCH // (config.tokens * config.hidden_dim))):
-        forward(config, state, normalise(config, batch).astype(np.float64), calibration.observe)
+    widest = int(config.patches * config.embed_dim * config.mlp_ratio)
+    for batch in _batches(images, max(1, _LARGEST_BATCH // widest)):
+        pixels = normalise(config, batch).astype(np.float64)
+        if isinstance(config, SwinConfig):
+            float_swin.forward(config, state, pixels, calibration.observe)
+        else:
+            float_vit.forward(config, state, pixels, calibration.observe)
     return calibration
 
 

@@ -11,20 +11,29 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from .architectures import DATA, architecture
+from .architectures import DATA, Config, architecture
 from .checkpoint import load_checkpoint
 from .float_ops import State
-from .float_vit import ViTConfig
-from .fq_vit import SCHEME, quantize_vit
+from .float_swin import SwinConfig
+from .fq_layers import SCHEME
+from .fq_swin import quantize_swin
+from .fq_vit import quantize_vit
 from .network import IntegerNetwork
 
 __all__ = ["SCHEMES", "quantize", "quantize_checkpoint", "quantize_digits"]
 
-SCHEMES = {SCHEME: quantize_vit}
+
+def _fq_vit(config: Config, state: State, images: NDArray[np.uint8], *, name: str, origin: str, labels: Sequence[str]) -> IntegerNetwork:
+    if isinstance(config, SwinConfig):
+        return quantize_swin(config, state, images, name=name, origin=origin, labels=labels)
+    return quantize_vit(config, state, images, name=name, origin=origin, labels=labels)
+
+
+SCHEMES = {SCHEME: _fq_vit}
 
 
 def quantize(
-    config: ViTConfig,
+    config: Config,
     state: State,
     calibration_images: NDArray[np.uint8],
     *,

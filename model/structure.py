@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
+from .float_ops import ImageConfig
 from .float_vit import ViTConfig
 from .network import (
     AttentionScores,
     AttentionValues,
+    AveragePool,
     Constant,
     Form,
     ImageFormat,
@@ -22,7 +24,7 @@ from .network import (
     Tensor,
 )
 
-__all__ = ["array_formats", "check_arrays", "vit_structure"]
+__all__ = ["StructureBuilder", "array_formats", "check_arrays", "vit_structure"]
 
 Formats = dict[str, tuple[DTypeLike, tuple[int, ...]]]
 
@@ -36,35 +38,36 @@ def vit_structure(config: ViTConfig, *, name: str, scheme: str, origin: str) -> 
     Zero points, the numbers of the operators and the arrays are 0, scales 1. The arrays are read-only views of one zero each: they
     have the shapes and types of :func:`array_formats` and take no memory.
     """
-    builder = _Builder(config=config)
-    builder.embed()
+    stem, prefix = "patch_embed", config.prefix_tokens
+    builder = StructureBuilder(config=config, stream=stem, rows=config.tokens, width=config.embed_dim)
+    # Position is a parameter residual; the prefix tokens are constant rows before the patches.
+    builder.tensor(stem)
+    builder.operators.append(Linear(name=stem, input=_INPUT, output=stem, form=Form.RESIDUAL, rows=config.patches, output_row=prefix))
     for index in range(config.depth):
-        builder.block(f"blocks.{index}")
-    outputs = builder.heads()
-    network = IntegerNetwork(
-        name=name,
-        scheme=scheme,
-        origin=origin,
-        image=ImageFormat(
-            channels=config.in_chans, size=config.img_size, patch=config.patch_size, mean=list(config.mean), std=list(config.std)
-        ),
-        input=_INPUT,
-        outputs=outputs,
-        tensors=builder.tensors,
-        constants=[Constant(name="cls_token", output="patch_embed")],
-        operators=builder.operators,
-    )
-    formats = {"cls_token.value": (np.int8, (config.prefix_tokens, config.embed_dim))} | array_formats(network)
-    network.arrays = {array: np.broadcast_to(np.zeros((), dtype), shape) for array, (dtype, shape) in formats.items()}
-    return network
+        block = f"blocks.{index}"
+        builder.norm(f"{block}.norm1")
+        builder.attention(f"{block}.attn", f"{block}.norm1", config.num_heads)
+        builder.onto_stream(f"{block}.attn.proj", f"{block}.attn.av")
+        builder.mlp(block)
+    builder.norm("norm", rows=prefix)
+    outputs = ["head", "head_dist"][:prefix]
+    for row, head in enumerate(outputs):
+        builder.head(head, "norm", row)
+    constant: Formats = {"cls_token.value": (np.int8, (prefix, config.embed_dim))}
+    return builder.network(outputs, constant, name=name, scheme=scheme, origin=origin)
 
 
 def array_formats(network: IntegerNetwork) -> Formats:
-    """Type and shape of every array of the operators, in their order. Rows of constants are free, so theirs are not here."""
+    """Type and shape of every array of the operators, in their order.
+
+    Rows of constants are free, so theirs are not here; neither are row maps, masks and their types.
+    """
     tensors = {tensor.name: tensor for tensor in network.tensors}
     formats: Formats = {}
     for operator in network.operators:
-        columns = tensors[operator.output].shape[1]
+        output = tensors[operator.output]
+        merging = isinstance(operator, Linear) and operator.rows > output.rows
+        columns = output.channels if merging else output.shape[1]
         parts = _operator_formats(operator, columns, tensors[operator.input].shape[1])
         formats |= {f"{operator.name}.{part}": form for part, form in parts.items()}
     return formats
@@ -96,79 +99,153 @@ def _operator_formats(operator: Operator, outputs: int, inputs: int) -> Formats:
                     formats["residual"] = (np.int8, (operator.rows, outputs))
             return formats
         case AttentionScores():
-            return {"multiplier": (np.uint16, (operator.heads,)), "shift": (np.uint8, (operator.heads,))}
+            formats = {"multiplier": (np.uint16, (operator.heads,)), "shift": (np.uint8, (operator.heads,))}
+            return formats | ({"residual_shift": (np.uint8, (operator.heads,))} if operator.bias else {})
         case AttentionValues():
             return scale
         case LogSoftmax():
             return {"exp_table": (np.uint16, (_TABLE,)), "log_table": (np.uint16, (_TABLE,))}
         case LayerNorm():
             return {"alpha": (np.uint8, (inputs,)), "gain": (np.int32, (inputs,)), "offset": (np.int32, (inputs,))}
+        case AveragePool():
+            return {"bias": (np.int32, (1,)), "multiplier": (np.uint16, (1,)), "shift": (np.uint8, (1,))}
 
 
 @dataclass(kw_only=True)
-class _Builder:
-    """Appends tensors and operators in execution order; ``stream`` is the tensor of the residual stream."""
+class StructureBuilder:
+    """Appends tensors and operators in execution order.
 
-    config: ViTConfig
-    stream: str = "patch_embed"
+    Parameters
+    ----------
+    config : ImageConfig
+    stream : str
+        Tensor of the residual stream.
+    rows, width : int
+        Its shape, which other tensors have by default.
+    arrays : dict of str to ndarray
+        Row maps and masks, which are structure and not weights.
+    """
+
+    config: ImageConfig
+    stream: str
+    rows: int
+    width: int
     tensors: list[Tensor] = field(default_factory=list)
     operators: list[Operator] = field(default_factory=list)
+    arrays: dict[str, NDArray] = field(default_factory=dict)
 
-    def embed(self) -> None:
-        """Patch embedding, plus position as a parameter residual; the prefix tokens are constant rows before the patches."""
-        config, name = self.config, self.stream
-        self.tensors.append(Tensor(name=_INPUT, rows=config.patches, channels=config.in_chans * config.patch_size**2))
-        self._tensor(name)
-        self.operators.append(
-            Linear(name=name, input=_INPUT, output=name, form=Form.RESIDUAL, rows=config.patches, output_row=config.prefix_tokens)
+    def __post_init__(self) -> None:
+        config = self.config
+        self.tensor(_INPUT, rows=config.patches, channels=config.in_chans * config.patch_size**2)
+
+    def network(self, outputs: list[str], constants: Formats, *, name: str, scheme: str, origin: str) -> IntegerNetwork:
+        """All that was appended. constants : arrays of the constant rows in front of the first tensor of the stream."""
+        config = self.config
+        image = {"channels": config.in_chans, "size": config.img_size, "patch": config.patch_size}
+        network = IntegerNetwork(
+            name=name,
+            scheme=scheme,
+            origin=origin,
+            image=ImageFormat(**image, mean=list(config.mean), std=list(config.std)),
+            input=_INPUT,
+            outputs=outputs,
+            tensors=self.tensors,
+            constants=[Constant(name=array.removesuffix(".value"), output=self.operators[0].output) for array in constants],
+            operators=self.operators,
         )
+        formats = constants | array_formats(network)
+        network.arrays = {array: np.broadcast_to(np.zeros((), dtype), shape) for array, (dtype, shape) in formats.items()} | self.arrays
+        return network
 
-    def block(self, name: str) -> None:
-        """Attention and MLP with their norms and residual additions."""
-        self._norm(f"{name}.norm1", self.config.tokens)
-        self._attention(f"{name}.attn", f"{name}.norm1")
-        self._onto_stream(f"{name}.attn.proj", f"{name}.attn.av")
-        self._norm(f"{name}.norm2", self.config.tokens)
-        self._tensor(f"{name}.mlp.fc1", channels=self.config.hidden_dim)
-        self._linear(f"{name}.mlp.fc1", f"{name}.norm2", Form.TABLE)
-        self._onto_stream(f"{name}.mlp.fc2", f"{name}.mlp.fc1")
-
-    def heads(self) -> list[str]:
-        """Final norm of the prefix tokens and one head for each."""
-        prefix = self.config.prefix_tokens
-        self._norm("norm", prefix)
-        names = ["head", "head_dist"][:prefix]
-        for row, name in enumerate(names):
-            self.tensors.append(Tensor(name=name, rows=1, channels=self.config.num_classes, bits=32))
-            self.operators.append(Linear(name=name, input="norm", output=name, form=Form.RAW, rows=1, input_row=row))
-        return names
-
-    def _attention(self, name: str, source: str) -> None:
-        heads, size, tokens = self.config.num_heads, self.config.head_dim, self.config.tokens
-        qkv, qk, softmax, av = (f"{name}.{part}" for part in ("qkv", "qk", "softmax", "av"))
-        self._tensor(qkv, groups=3 * heads, channels=size)
-        self._linear(qkv, source, Form.REQUANTIZE)
-        self._tensor(qk, groups=heads, channels=tokens)
-        self.operators.append(AttentionScores(name=qk, input=qkv, output=qk, heads=heads))
-        self._tensor(softmax, groups=heads, channels=tokens)
-        self.operators.append(LogSoftmax(name=softmax, input=qk, output=softmax))
-        self._tensor(av, groups=heads, channels=size)
-        self.operators.append(AttentionValues(name=av, input=softmax, values=qkv, output=av, heads=heads))
-
-    def _norm(self, name: str, rows: int) -> None:
-        self._tensor(name, rows=rows)
-        self.operators.append(LayerNorm(name=name, input=self.stream, output=name, rows=rows, epsilon=1))
-
-    def _onto_stream(self, name: str, source: str) -> None:
-        """A linear layer added to the residual stream."""
-        self._tensor(name)
-        self._linear(name, source, Form.RESIDUAL, residual=self.stream)
+    def embed(self, name: str) -> None:
+        """The first layer, on patches, where it is a plain one."""
+        self.tensor(name)
+        self.operators.append(Linear(name=name, input=_INPUT, output=name, rows=self.rows))
         self.stream = name
 
-    def _linear(self, name: str, source: str, form: Form, residual: str = "") -> None:
-        self.operators.append(Linear(name=name, input=source, output=name, form=form, rows=self.config.tokens, residual=residual))
+    def norm(self, name: str, *, rows: int = 0, channels: int = 0, output_rows: NDArray[np.uint16] | None = None) -> None:
+        """LayerNorm of the stream, written to ``output_rows`` where these are given."""
+        self.tensor(name, rows=rows, channels=channels)
+        mapped = self._map(name, output_rows)
+        self.operators.append(LayerNorm(name=name, input=self.stream, output=name, rows=rows or self.rows, epsilon=1, mapped=mapped))
 
-    def _tensor(self, name: str, *, rows: int = 0, groups: int = 1, channels: int = 0) -> None:
+    def attention(
+        self,
+        name: str,
+        source: str,
+        heads: int,
+        windows: int = 1,
+        masks: NDArray[np.bool_] | None = None,
+        window_type: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """q, k, v, logits, softmax and attention times v.
+
+        masks : (types, T, T), true for a masked key, where the logits have a bias. window_type : (windows,).
+        """
+        qkv, qk, softmax, av = (f"{name}.{part}" for part in ("qkv", "qk", "softmax", "av"))
+        size, keys = self.width // heads, self.rows // windows
+        self.tensor(qkv, groups=3 * heads, channels=size)
+        self.linear(qkv, source)
+        self.tensor(qk, groups=heads, channels=keys)
+        bias, masked = masks is not None, masks is not None and bool(masks.any())
+        if masks is not None and window_type is not None:
+            bytes_ = np.where(masks, np.int8(-128), np.int8(0))[:, None]
+            self.arrays |= {f"{qk}.bias": np.repeat(bytes_, heads, axis=1), f"{qk}.window_type": window_type}
+        self.operators.append(AttentionScores(name=qk, input=qkv, output=qk, heads=heads, windows=windows, bias=bias, masked=masked))
+        self.tensor(softmax, groups=heads, channels=keys)
+        self.operators.append(LogSoftmax(name=softmax, input=qk, output=softmax, windows=windows, masked=masked))
+        self.tensor(av, groups=heads, channels=size)
+        self.operators.append(AttentionValues(name=av, input=softmax, values=qkv, output=av, heads=heads, windows=windows))
+
+    def mlp(self, block: str, merge: tuple[NDArray[np.uint16], NDArray[np.uint8]] | None = None) -> None:
+        """Norm, hidden layer and output layer of a block; ``merge`` as in :meth:`onto_stream`."""
+        norm, fc1 = f"{block}.norm2", f"{block}.mlp.fc1"
+        self.norm(norm)
+        self.tensor(fc1, channels=int(self.width * self.config.mlp_ratio))
+        self.linear(fc1, norm, Form.TABLE)
+        self.onto_stream(f"{block}.mlp.fc2", fc1, merge=merge)
+
+    def onto_stream(
+        self,
+        name: str,
+        source: str,
+        output_rows: NDArray[np.uint16] | None = None,
+        merge: tuple[NDArray[np.uint16], NDArray[np.uint8]] | None = None,
+    ) -> None:
+        """A linear layer added to the residual stream, in the order of ``output_rows`` where these are given.
+
+        merge : rows and groups that the tokens go to, for a stream of a quarter of the rows in four groups.
+        """
+        merged = {"rows": self.rows // 4, "groups": 4} if merge else {}
+        self.tensor(name, **merged)
+        rows, groups = merge or (output_rows, None)
+        mapped = self._map(name, rows, groups)
+        self.linear(name, source, Form.RESIDUAL, residual=self.stream, mapped=mapped, residual_mapped=mapped and not merge)
+        self.stream = name
+
+    def new_stream(self, name: str, source: str, rows: int, width: int) -> None:
+        """A linear layer that starts another residual stream."""
+        self.rows, self.width = rows, width
+        self.tensor(name)
+        self.linear(name, source)
+        self.stream = name
+
+    def head(self, name: str, source: str, row: int) -> None:
+        """Logits of one row."""
+        self.tensor(name, rows=1, channels=self.config.num_classes, bits=32)
+        self.operators.append(Linear(name=name, input=source, output=name, form=Form.RAW, rows=1, input_row=row))
+
+    def linear(self, name: str, source: str, form: Form = Form.REQUANTIZE, **options) -> None:
+        """A layer of every row."""
+        self.operators.append(Linear(name=name, input=source, output=name, form=form, rows=self.rows, **options))
+
+    def tensor(self, name: str, *, rows: int = 0, groups: int = 1, channels: int = 0, bits: int = 8) -> None:
         """By default of the stream's shape."""
-        rows, channels = rows or self.config.tokens, channels or self.config.embed_dim
-        self.tensors.append(Tensor(name=name, rows=rows, groups=groups, channels=channels))
+        self.tensors.append(Tensor(name=name, rows=rows or self.rows, groups=groups, channels=channels or self.width, bits=bits))
+
+    def _map(self, name: str, rows: NDArray[np.uint16] | None, groups: NDArray[np.uint8] | None = None) -> bool:
+        """Keep where the rows of a layer go; whether it is mapped."""
+        for part, places in (("output_rows", rows), ("output_groups", groups)):
+            if places is not None:
+                self.arrays[f"{name}.{part}"] = places
+        return rows is not None

@@ -26,14 +26,14 @@ class ArrayTiming:
         self.fetched = 0  # first cycle after the last fetched tile
         self.swapped = 0  # cycle in which the last tile was swapped in
         self.streamed = 0  # first cycle after the last pass
-        self.drain_start = self.drain_length = 0
-        self.drain_rows = config.accumulator_rows
+        self.drained = 0  # first cycle after the drain of the last tile
+        self.drain_slack = 0  # that much before it the next last pass may begin
 
     def accept(self, cycle: int, instruction: Mapping[str, int]) -> tuple[int, int]:
         """Cycles in which a MATMUL offered from ``cycle`` on is accepted, and in which ``done`` comes."""
         lanes, rows = self.config.lanes, instruction["rows"]
         raw = instruction["form"] == isa.Form.RAW.value
-        length = rows * (4 if raw else self.config.groups)
+        period = 4 if raw else self.config.groups
         start = max(cycle, self.ready)
         handed = max(start + 1, self.streamed - 1)
         earliest_fetch, earliest_swap = start + 1, handed + 1
@@ -43,9 +43,9 @@ class ArrayTiming:
                 self.fetched = fetch + lanes
                 swap = max(earliest_swap, self.fetched, self.streamed)
                 if k == instruction["k_tiles"] - 1:
-                    swap = max(swap, self.drain_start + max(0, self.drain_length - min(rows, self.drain_rows)))
-                    self.drain_start = max(swap + self.drain_delay, self.drain_start + self.drain_length)
-                    self.drain_length, self.drain_rows = length, rows
+                    swap = max(swap, self.drained - self.drain_slack)
+                    self.drained = max(swap + self.drain_delay, self.drained) + rows * period
+                    self.drain_slack = Drain.slack(self.config, rows, period)
                 self.swapped, self.streamed = swap, swap + max(rows, lanes)
         self.ready = max(self.fetched, handed + 1)
-        return start, self.drain_start + self.drain_length + self.drain_tail
+        return start, self.drained + self.drain_tail

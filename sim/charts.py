@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ..compiler.program import WEIGHTS
 from .timeline import Bar, Stay, Window
 
 __all__ = ["REASON_COLORS", "color", "layers_svg", "number", "roofline_svg", "tag", "timeline_svg"]
@@ -110,7 +111,7 @@ def _stay(stay: Stay, top: float, bank_words: int, lanes: int, kinds: Mapping[st
     kind = kinds.get(stay.layer, "")
     height = max(1.0, _BANK * stay.words / bank_words)
     title = f"{stay.name} · {stay.layer} · {stay.words * lanes} bytes at word {stay.address} · cycles {stay.begin} to {stay.end}"
-    label = stay.name.split("blocks.")[-1].split(".", 1)[-1] if stay.name != "weights" else f"{kind} weights"
+    label = stay.name.split("blocks.")[-1].split(".", 1)[-1] if not stay.name.startswith(WEIGHTS) else f"{kind} weights"
     place = (top + _BANK * stay.address / bank_words, height)
     return _mark("stay", stay.begin, stay.end, place, kind, label if height >= 12 else "", title, view)
 

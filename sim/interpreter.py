@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from ..compiler.compile import pack_input, unpack_output
 from ..compiler.program import Program
+from ..compiler.schedule import OVERLAPPING
 from ..hw import isa
 from ..hw.memory_engines import table_words, target_words
 from ..hw.sequencer import Sequencer
 from ..model.layer_norm import layer_norm
-from ..model.log_softmax import log_softmax
+from ..model.log_softmax import MASKED, log_softmax
 from ..model.matmul import int8_matmul, log2_matmul
 from ..model.requantize import apply_table, requantize, requantize_raw, requantize_residual
 
@@ -120,7 +121,7 @@ class Interpreter:
 
     def _able(self, number: int, queue: _Queue, tokens: NDArray[np.int64]) -> bool:
         header = self.headers[queue.waiting[0]]
-        room = Sequencer.IN_FLIGHT if number == isa.Queue.ARRAY.value and not header["wait"] >> number & 1 else 1
+        room = Sequencer.IN_FLIGHT if number in OVERLAPPING and not header["wait"] >> number & 1 else 1
         return len(queue.flying) < room and bool((tokens[:, number] >= self._others(queue.waiting[0])).all())
 
     def _ended(self, index: int) -> None:
@@ -171,7 +172,8 @@ class Interpreter:
             acc = int8_matmul(moving, weight)
         result = self._epilogue(f, acc)
         words = 4 if result.dtype == np.int32 else 1
-        addresses = f["output"] + row[:, None, None] * f["output_row"] + n[:, None] * f["output_n"] + np.arange(words)
+        offsets = self._offsets(f, rows, mapped=bool(f["map"] & 1))
+        addresses = f["output"] + offsets[:, None, None] + n[:, None] * f["output_n"] + np.arange(words)
         return [(self.scratchpad, addresses.ravel(), result.view(np.uint8).reshape(-1, lanes))]
 
     def _epilogue(self, f: dict[str, int], acc: NDArray[np.int32]) -> NDArray:
@@ -183,14 +185,23 @@ class Interpreter:
             case isa.Form.RAW:
                 return requantize_raw(acc, *scale)
             case isa.Form.RESIDUAL:
-                row, n = np.arange(f["rows"]), np.arange(f["n_tiles"])
-                residual = self._read(f["residual"] + row[:, None] * f["output_row"] + n * f["output_n"]).reshape(acc.shape)
+                offsets = self._offsets(f, f["rows"], mapped=f["map"] == 3)
+                addresses = f["residual"] + offsets[:, None] + np.arange(f["n_tiles"]) * f["output_n"]
+                residual = self._read(addresses).reshape(acc.shape)
                 parameters = f["residual_zero"], f["residual_multiplier"], records["residual_shift"].astype(np.uint8)
-                return requantize_residual(acc, *scale, f["zero_out"], residual, *parameters)
+                result = requantize_residual(acc, *scale, f["zero_out"], residual, *parameters)
+                return np.where(residual == MASKED, np.int8(MASKED), np.maximum(result, MASKED + 1)) if f["masked"] else result
             case isa.Form.TABLE:
                 return apply_table(requantize(acc, *scale, f["zero_out"]), self._table(isa.Target.FUNCTION_TABLE, f)[:, 0].view(np.int8))
             case _:
                 return requantize(acc, *scale, f["zero_out"])
+
+    def _offsets(self, f: dict[str, int], rows: int, *, mapped: bool) -> NDArray[np.int64]:
+        """Word offset (rows,) of each row that is written, or of its residual."""
+        if not mapped:
+            return np.arange(rows) * f["output_row"]
+        entries = np.ascontiguousarray(self.memories[isa.Target.ROW_MAP]).view("<u4").ravel()
+        return entries[f["map_base"] : f["map_base"] + rows].astype(np.int64) & (1 << isa.ADDRESS.width) - 1
 
     def _table(self, target: isa.Target, f: dict[str, int]) -> NDArray[np.uint8]:
         """Entries of the table that an instruction selects, (256, 4) uint8."""
@@ -202,12 +213,14 @@ class Interpreter:
         """Input rows (rows, words * L) of a row instruction, and the addresses of its output words."""
         row, word = np.arange(f["rows"])[:, None], np.arange(f["words"])
         source = self._read(f["input"] + row * f["input_row"] + word * f["input_word"])
-        return source.reshape(f["rows"], -1), (f["output"] + row * f["output_row"] + word * f["output_word"]).ravel()
+        offsets = self._offsets(f, f["rows"], mapped=bool(f.get("map", 0)))[:, None]
+        return source.reshape(f["rows"], -1), (f["output"] + offsets + word * f["output_word"]).ravel()
 
     def _softmax(self, f: dict[str, int]) -> list[_Write]:
         source, addresses = self._rows(f)
         entries = _unpack_records(isa.EXP_ENTRY, self._table(isa.Target.EXP_TABLE, f))
-        codes = log_softmax(source, entries["exp"].astype(np.uint16), entries["log"].astype(np.uint16), f["columns"])
+        tables = entries["exp"].astype(np.uint16), entries["log"].astype(np.uint16)
+        codes = log_softmax(source, *tables, f["columns"], masked=bool(f["masked"]))
         return [(self.scratchpad, addresses, codes.reshape(-1, self.config.lanes))]
 
     def _norm(self, f: dict[str, int]) -> list[_Write]:
@@ -217,15 +230,17 @@ class Interpreter:
         planes = self.memories[isa.Target.NORM_CONSTANTS][first : first + f["words"] * isa.NORM_BYTES]
         bytes_of = np.ascontiguousarray(planes.reshape(-1, isa.NORM_BYTES, lanes).swapaxes(1, 2)).reshape(-1, isa.NORM_BYTES)
         records = _unpack_records(isa.NORM_RECORD, bytes_of)
-        alpha, gain = records["alpha"].astype(np.uint8)[:channels], records["gain"].astype(np.int32)[:channels]
-        offset = records["offset"].astype(np.int32)
-        # The statistics run over all lanes: padding lanes hold the zero point. Only their output is the offset alone.
-        if np.any(source[:, channels:] != f["zero"]):
+        alpha, gain, offset = records["alpha"].astype(np.uint8), records["gain"].astype(np.int32), records["offset"].astype(np.int32)
+        # The statistics run over all lanes: padding lanes hold the zero point, wherever they are, and their output is the offset alone.
+        padding = (source == f["zero"]).all(0) & (gain == 0) & (alpha == 0)
+        used, unused = np.split(np.argsort(padding, kind="stable"), [channels])
+        if not padding[unused].all():
             raise RuntimeError("padding of a LayerNorm input is not its zero point")
-        result = layer_norm(np.ascontiguousarray(source[:, :channels]), f["zero"], alpha, gain, offset[:channels], f["epsilon"])
-        padding = ((offset[channels:] + 512) >> 10).astype(np.int8)
-        words = np.concatenate([result, np.tile(padding, (f["rows"], 1))], axis=1)
-        return [(self.scratchpad, addresses, np.ascontiguousarray(words).view(np.uint8).reshape(-1, lanes))]
+        words = np.empty_like(source)
+        words[:, unused] = (offset[unused] + 512) >> 10
+        parameters = f["zero"], alpha[used], gain[used], offset[used], f["epsilon"]
+        words[:, used] = layer_norm(np.ascontiguousarray(source[:, used]), *parameters)
+        return [(self.scratchpad, addresses, words.view(np.uint8).reshape(-1, lanes))]
 
 
 def _unpack_records(layout: data.StructLayout, records: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..compiler.program import Access, Instruction, Program, Space
+from ..compiler.program import WEIGHTS, Access, Instruction, Program, Space
 from ..hw import isa
 from .sequencer_timing import Timing
 
 __all__ = ["Bar", "Stay", "Window", "memory_summary", "stays", "windows"]
 
-_WEIGHTS = "weights"
 _BLOCK = re.compile(r"(.*?)blocks\.(\d+)\.")
 #: How much of what is before and after a block is shown with it.
 _MARGIN = 0.25
@@ -77,8 +76,8 @@ def stays(program: Program, timings: Sequence[Timing]) -> list[Stay]:
             buffer = program.buffers[access.buffer]
             if buffer.space is not Space.SCRATCHPAD:
                 continue
-            key = (access.buffer, access.row if access.buffer == _WEIGHTS else 0)
-            if writes and access.buffer == _WEIGHTS and key in open_stays:
+            key = (access.buffer, access.row if access.buffer.startswith(WEIGHTS) else 0)
+            if writes and access.buffer.startswith(WEIGHTS) and key in open_stays:
                 result.append(open_stays.pop(key))
             before = open_stays.get(key)
             if before is None:
@@ -90,7 +89,7 @@ def stays(program: Program, timings: Sequence[Timing]) -> list[Stay]:
 
 def _begin(program: Program, instruction: Instruction, access: Access, timing: Timing) -> Stay:
     buffer = program.buffers[access.buffer]
-    offset, words = (access.row, access.rows) if access.buffer == _WEIGHTS else (0, buffer.words)
+    offset, words = (access.row, access.rows) if access.buffer.startswith(WEIGHTS) else (0, buffer.words)
     return Stay(
         name=buffer.name,
         layer=instruction.layer,

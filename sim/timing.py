@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..hw.config import CoreConfig
-from ..hw.isa import Opcode, Queue, Target
+from ..hw.isa import Queue, Target
 from ..hw.memory_engines import LoadEngine, StoreEngine
-from ..hw.rows.engine import RowEngine
 from .array_timing import ArrayTiming
+from .row_timing import RowTiming
 from .sequencer_timing import Engine, Timing, simulate_queues
 
 __all__ = ["Timing", "schedule"]
@@ -44,11 +44,6 @@ class _Store(_OneAtATime):
         return StoreEngine.cycles(self.config, instruction["words"])
 
 
-class _Rows(_OneAtATime):
-    def cycles(self, instruction: Mapping[str, int]) -> int:
-        return RowEngine.cycles(self.config, Opcode(instruction["opcode"]), instruction["rows"], instruction["words"])
-
-
 def schedule(instructions: Sequence[Mapping[str, int]], config: CoreConfig) -> tuple[list[Timing], int]:
     """Timing of each instruction before END and the cycles of the run, counted from the cycle in which it starts.
 
@@ -58,7 +53,7 @@ def schedule(instructions: Sequence[Mapping[str, int]], config: CoreConfig) -> t
     engines: dict[Queue, Engine] = {
         Queue.LOAD: _Load(config),
         Queue.ARRAY: ArrayTiming(config),
-        Queue.ROWS: _Rows(config),
+        Queue.ROWS: RowTiming(config),
         Queue.STORE: _Store(config),
     }
     return simulate_queues(instructions, [engines[queue] for queue in Queue], queue_depth=config.queue_depth)

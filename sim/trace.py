@@ -106,16 +106,16 @@ def compare_values(program: Program, trace: Trace, tensors: Mapping[str, NDArray
             expected = expected_words(program, instruction, tensors)
             mine = trace.writes[queue][position : position + len(expected)]
             position += len(expected)
-            compared += part.rows * int(np.count_nonzero(_columns(program, part)))
+            compared += part.rows * int(np.count_nonzero(_columns(program, part, part.targets[0, 1])))
             mismatches += _locate(program, part, expected, _wrong_words(expected, mine), run)
     return compared, mismatches
 
 
-def _columns(program: Program, part: TensorSlice) -> NDArray[np.bool_]:
-    """Which columns of the tensor lie in the words of a slice."""
+def _columns(program: Program, part: TensorSlice, first: int) -> NDArray[np.bool_]:
+    """Which columns of the tensor lie in the words of a slice, those of a row beginning with ``first``."""
     layout = program.layouts[part.tensor]
     word = layout.columns * layout.column_bytes // layout.lanes
-    return (word >= part.word) & (word < part.word + part.words)
+    return (word >= first) & (word < first + part.words)
 
 
 def _wrong_words(expected: Mapping[int, tuple[bytes, bytes]], writes: NDArray) -> dict[int, bytes | None]:
@@ -140,13 +140,14 @@ def _locate(
     layout = program.layouts[part.tensor]
     kind = np.dtype("i1" if layout.column_bytes == 1 else "<i4")
     column_of = {int(padded): column for column, padded in enumerate(layout.columns)}
+    place = {start + step: (row, word + step) for row, word, start in part.targets.tolist() for step in range(part.words)} if wrong else {}
     for address, content in wrong.items():
-        row, word = divmod(address - part.address, max(part.stride, part.words))
+        row, word = place[address]
         wanted, mask = (np.frombuffer(each, kind).tolist() for each in expected[address])
         got = [None] * len(wanted) if content is None else np.frombuffer(content, kind).tolist()
         for lane in (lane for lane, value in enumerate(got) if mask[lane] and value != wanted[lane]):
-            column = column_of.get((part.word + word) * len(wanted) + lane)
-            yield Mismatch(run=run, tensor=part.tensor, row=part.row + row, column=column, expected=wanted[lane], got=got[lane])
+            column = column_of.get(word * len(wanted) + lane)
+            yield Mismatch(run=run, tensor=part.tensor, row=row, column=column, expected=wanted[lane], got=got[lane])
 
 
 def read_outputs(folder: Path, program: Program, run: int) -> dict[str, NDArray[np.int32]]:
@@ -175,6 +176,8 @@ def check_coverage(program: Program) -> None:
     for name, layout in program.layouts.items():
         written = np.zeros((layout.rows, layout.groups * layout.channels), bool)
         for part in (i.slice for i in program.instructions if i.slice is not None and i.slice.tensor == name):
-            written[part.row : part.row + part.rows, _columns(program, part)] = True
+            rows, words, _ = part.targets.T
+            for word in np.unique(words):
+                written[np.ix_(rows[words == word], _columns(program, part, word))] = True
         if not written.all():
             raise RuntimeError(f"no instruction of the program writes {np.count_nonzero(~written)} of {written.size} values of {name}")

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from .. import isa
 from ..config import CoreConfig
 from ..epilogue.epilogue import Epilogue
+from ..row_map import MapWrite
 from ..scratchpad import ReadPort, WritePort
 from .accumulators import Accumulators
 from .drain import Drain
@@ -21,7 +22,7 @@ class ArrayEngine(wiring.Component):
     """Fetch, stream and drain, each on an instruction of its own, around the array, the accumulators and the epilogue.
 
     The next MATMUL is fetched and streamed while this one drains; all end in order. Timing: the rules of :class:`.fetch.StationaryFetch`,
-    :class:`.moving.MovingStream` and :class:`.drain.Drain`, which ``sim/timing.py`` repeats.
+    :class:`.moving.MovingStream` and :class:`.drain.Drain`, which ``sim/array_timing.py`` repeats.
 
     Parameters
     ----------
@@ -38,6 +39,8 @@ class ArrayEngine(wiring.Component):
     output : ``Out(WritePort)``
     constants, table :
         Writes to the epilogue's memories.
+    row_map : ``In(MapWrite(config))``
+        Only with ``config.map_rows``.
     """
 
     def __init__(self, config: CoreConfig):
@@ -56,6 +59,7 @@ class ArrayEngine(wiring.Component):
                 "output": Out(WritePort(isa.ADDRESS.width, config.lanes)),
                 "constants": self.epilogue.signature.members["constants"],
                 "table": self.epilogue.signature.members["table"],
+                **({"row_map": In(MapWrite(config))} if config.map_rows else {}),
             }
         )
 
@@ -80,6 +84,8 @@ class ArrayEngine(wiring.Component):
         connect(m, drain=drain.epilogue, epilogue=epilogue.i)
         connect(m, engine=flipped(self.constants), epilogue=epilogue.constants)
         connect(m, engine=flipped(self.table), epilogue=epilogue.table)
+        if self.config.map_rows:
+            connect(m, engine=flipped(self.row_map), drain=drain.row_map)
         m.d.comb += [
             self.start.eq(fetch.start),
             self.error.eq(fetch.error),
@@ -88,7 +94,6 @@ class ArrayEngine(wiring.Component):
             accumulators.sums.eq(array.sums),
             drain.begin.eq(moving.begin),
             drain.tile.eq(moving.tile),
-            drain.rows.eq(moving.rows),
             moving.drain_ready.eq(drain.ready),
             self.output.enable.eq(epilogue.o.valid),
             self.output.address.eq(drain.address),

@@ -64,12 +64,17 @@ class StationaryFetch(wiring.Component):
         modes = [body.mode != isa.Mode(MODES.index(mode)) for mode in config.modes]
         blocks = config.constant_channels // config.lanes
         last_block = body.constant + Mux(body.constant_n, body.n_tiles - 1, 0)
+        if config.map_rows:
+            maps = [(body.map == 2, isa.Error.FIELD), (body.map[0] & (body.map_base + body.rows > config.map_rows), isa.Error.ADDRESS)]
+        else:
+            maps = [(body.map != 0, isa.Error.FIELD)]
         return [
             ((body.rows == 0) | (body.rows > config.accumulator_rows), isa.Error.FIELD),
             ((body.k_tiles == 0) | (body.n_tiles == 0), isa.Error.FIELD),
             (Cat(modes).all(), isa.Error.FIELD),
             ((body.form.as_value() > max(form.value for form in isa.Form)), isa.Error.FIELD),
             (last_block >= blocks, isa.Error.ADDRESS),
+            *maps,
         ]
 
     def elaborate(self, platform):

@@ -7,22 +7,22 @@ from amaranth.lib.wiring import In, Out
 from .. import isa
 from ..arith import delay
 from ..config import CoreConfig
+from ..epilogue.lane import settings_layout
 from ..scratchpad import READ_LATENCY, ReadPort
 from .accumulators import AccumulatorControl
 from .mac_array import MovingSignature, array_latency
 
-__all__ = ["MovingStream", "ResultTile"]
+__all__ = ["MovingStream", "result_tile"]
 
 _BODY = isa.BODIES[isa.Opcode.MATMUL]
-#: What the drain must know of a column of tiles whose last pass begins.
-ResultTile = data.StructLayout(
-    {
-        **{name: _BODY[name].shape for name in ("rows", "output", "output_row", "residual", "form", "table")},
-        **{name: _BODY[name].shape for name in ("zero_out", "residual_zero", "residual_multiplier")},
-        "block": _BODY["constant"].shape,
-        "last": 1,
-    }
-)
+
+
+def result_tile(config: CoreConfig) -> data.StructLayout:
+    """What the drain must know of a column of tiles whose last pass begins."""
+    names = ["rows", "output", "output_row", "residual", *settings_layout(config).members]
+    if config.map_rows:
+        names += ["map", "map_base"]
+    return data.StructLayout({**{name: _BODY[name].shape for name in names}, "block": _BODY["constant"].shape, "last": 1})
 
 
 class MovingStream(wiring.Component):
@@ -44,11 +44,10 @@ class MovingStream(wiring.Component):
     swap : ``Out(1)``
         A tile begins in this cycle.
     drain_ready : ``In(1)``
-        A last pass of ``rows`` rows may begin.
-    rows : ``Out(13)``
+        A last pass may begin.
     begin : ``Out(1)``
         A last pass begins in this cycle; ``tile`` tells of it.
-    tile : ``Out(ResultTile)``
+    tile : ``Out(result_tile(config))``
     read : ``Out(ReadPort)``
     moving : ``Out(MovingSignature)``
         To the array.
@@ -64,9 +63,8 @@ class MovingStream(wiring.Component):
                 "full": In(1),
                 "swap": Out(1),
                 "drain_ready": In(1),
-                "rows": Out(_BODY["rows"].shape),
                 "begin": Out(1),
-                "tile": Out(ResultTile),
+                "tile": Out(result_tile(config)),
                 "read": Out(ReadPort(isa.ADDRESS.width, config.lanes)),
                 "moving": Out(MovingSignature(config.lanes)),
                 "control": Out(AccumulatorControl(config)),
@@ -86,7 +84,6 @@ class MovingStream(wiring.Component):
             last_row.eq(row == Mux(body.rows < lanes, lanes - 1, body.rows - 1)),
             last_k.eq(k == body.k_tiles - 1),
             last_n.eq(n == body.n_tiles - 1),
-            self.rows.eq(body.rows),
             self.swap.eq(active & (row == 0) & self.full & (~last_k | self.drain_ready)),
             fire.eq(self.swap | (row != 0)),
             self.begin.eq(self.swap & last_k),
@@ -116,9 +113,8 @@ class MovingStream(wiring.Component):
 
         valid = fire & (row < body.rows)
         m.d.comb += [self.read.enable.eq(valid), self.read.address.eq(address)]
-        same = ("rows", "output_row", "form", "table", "zero_out", "residual_zero", "residual_multiplier")
-        m.d.comb += [self.tile[name].eq(body[name]) for name in same]
-        m.d.comb += [self.tile.output.eq(output), self.tile.residual.eq(residual), self.tile.block.eq(block), self.tile.last.eq(last_n)]
+        here = {"output": output, "residual": residual, "block": block, "last": last_n}
+        m.d.comb += [self.tile[name].eq(here[name] if name in here else body[name]) for name, _ in self.tile.shape()]
         self._delay_to_array(m, body.mode, valid, {"row": row, "first": k == 0, "last": last_k})
         return m
 

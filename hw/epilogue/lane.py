@@ -22,6 +22,7 @@ def settings_layout(config: CoreConfig) -> data.StructLayout:
             "zero_out": signed(8),
             "residual_zero": signed(8),
             "residual_multiplier": 16,
+            "masked": 1,
         }
     )
 
@@ -103,6 +104,8 @@ class Lane(wiring.Component):
 
         # 1: bias and zero point. Without a residual the term is 0.
         biased = register("biased", signed(33), self.acc + record.bias)
+        masked = (settings[0].form == isa.Form.RESIDUAL) & settings[0].masked
+        hidden = register("hidden", 1, masked & (self.residual == -128))
         centred = register("centred", signed(9), Mux(settings[0].form == isa.Form.RESIDUAL, self.residual - settings[0].residual_zero, 0))
         multiplier = register("multiplier", 16, record.multiplier)
 
@@ -130,10 +133,11 @@ class Lane(wiring.Component):
         raw = settings[8].form == isa.Form.RAW
         result = register("result", signed(32), Mux(raw, saturate(rounded, 32), saturate(rounded, 8)))
 
-        # 10, 11: table
+        # 10, 11: table, mask
         entry = (result[:8] ^ 0x80).as_unsigned()
         found = self._look_up(m, Cat(entry, settings[9].table))
-        passed = delay(m, result, 1, name="passed")
+        raised = result | (delay(m, masked, 9, name="masked") & (result[:8] == 0x80))
+        passed = register("passed", signed(32), Mux(delay(m, hidden, 8, name="hidden"), -128, raised))
         m.d.comb += self.o.eq(register("selected", signed(32), Mux(settings[10].form == isa.Form.TABLE, found, passed)))
         return m
 

@@ -43,12 +43,12 @@ class RowAddress(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        row, word = Signal(isa.ADDRESS), Signal(10)
-        m.d.comb += self.last.eq(word == self.words - 1)
+        row, word = Signal(isa.ADDRESS), Signal(10)  # word counts from 1
+        m.d.comb += self.last.eq(word == self.words)
         with m.If(self.step):
             m.d.sync += [word.eq(word + 1), self.address.eq(self.address + self.word_stride)]
             with m.If(self.last):
-                m.d.sync += [word.eq(0), row.eq(row + self.row_stride), self.address.eq(row + self.row_stride)]
+                m.d.sync += [word.eq(1), row.eq(row + self.row_stride), self.address.eq(row + self.row_stride)]
         with m.If(self.load):
-            m.d.sync += [word.eq(0), row.eq(self.base), self.address.eq(self.base)]
+            m.d.sync += [word.eq(1), row.eq(self.base), self.address.eq(self.base)]
         return m

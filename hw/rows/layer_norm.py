@@ -53,6 +53,9 @@ class LayerNorm(wiring.Component):
         ``address`` is block * 5 + byte.
     """
 
+    #: Cycles from the exit of the row buffer to ``o``.
+    after_stages = _NORMALIZED + _FINISHED
+
     def __init__(self, config: CoreConfig):
         self.config = config
         self.word = data.StructLayout({"data": data.ArrayLayout(signed(8), config.lanes), "last": 1})
@@ -72,9 +75,14 @@ class LayerNorm(wiring.Component):
         return min(MAX_CHANNELS, config.norm_channels) // config.lanes
 
     @staticmethod
-    def latency(config: CoreConfig, words: int) -> int:
+    def stages(config: CoreConfig, words: int) -> tuple[int, ...]:
+        """Cycles from the first word of a row on ``i`` to the exit of the row buffer."""
+        return (_SHIFTED + words - 1 + _scalar_delay(config) + RowBuffer.latency,)
+
+    @classmethod
+    def latency(cls, config: CoreConfig, words: int) -> int:
         """Cycles from the first word of a row on ``i`` to its first word on ``o``."""
-        return _SHIFTED + words - 1 + _scalar_delay(config) + RowBuffer.latency + _NORMALIZED + _FINISHED
+        return sum(cls.stages(config, words)) + cls.after_stages
 
     def elaborate(self, platform):
         m = Module()

@@ -62,9 +62,14 @@ class LogSoftmax(wiring.Component):
         Codes 0..15.
     table : ``In(range(config.tables))``
         Table of the word on ``i``, the same for all words of a row.
+    masked : ``In(1)``
+        A lane of the word on ``i`` with the logit -128 is not kept.
     table_write : ``In(TableWrite(config, isa.EXP_ENTRY))``
         No row may be in flight that uses the table.
     """
+
+    #: Cycles from the exit of the last row buffer to ``o``.
+    after_stages = 2
 
     def __init__(self, config: CoreConfig):
         self.config = config
@@ -77,6 +82,7 @@ class LogSoftmax(wiring.Component):
                 "i": In(stream.Signature(self.input)),
                 "o": Out(stream.Signature(self.output)),
                 "table": In(range(config.tables)),
+                "masked": In(1),
                 "table_write": In(TableWrite(config, isa.EXP_ENTRY)),
             }
         )
@@ -87,10 +93,15 @@ class LogSoftmax(wiring.Component):
         return -(-MAX_COLUMNS // config.lanes)
 
     @staticmethod
-    def latency(config: CoreConfig, words: int) -> int:
-        """Cycles from the first word of a row on ``i`` to its first word on ``o``."""
+    def stages(config: CoreConfig, words: int) -> tuple[int, ...]:
+        """Cycles from the first word of a row on ``i`` to the exit of the first row buffer, from there to that of the second."""
         maximum, total = _delays(config)
-        return (words - 1 + maximum + RowBuffer.latency) + 2 + (words - 1 + total + RowBuffer.latency) + 2
+        return words - 1 + maximum + RowBuffer.latency, 2 + words - 1 + total + RowBuffer.latency
+
+    @classmethod
+    def latency(cls, config: CoreConfig, words: int) -> int:
+        """Cycles from the first word of a row on ``i`` to its first word on ``o``."""
+        return sum(cls.stages(config, words)) + cls.after_stages
 
     def elaborate(self, platform):
         m = Module()
@@ -121,7 +132,9 @@ class LogSoftmax(wiring.Component):
 
         word, logit, log = self.i.payload, logits.i.data, logs.i.data
         m.d.comb += [logits.i.valid.eq(self.i.valid), logits.i.last.eq(word.last), logits.scalar.eq(maximum)]
-        m.d.comb += [logit.data.eq(word.data), logit.keep.eq(word.keep), logit.table.eq(self.table)]
+        # A masked lane is the least there can be: the maximum need not know.
+        kept = Cat(word.keep[k] & ~(self.masked & (word.data[k] == -128)) for k in range(lanes))
+        m.d.comb += [logit.data.eq(word.data), logit.keep.eq(kept), logit.table.eq(self.table)]
         m.d.comb += [logs.i.valid.eq(valid), logs.i.last.eq(last), logs.scalar.eq(log2_total)]
         m.d.comb += [log.data.eq(Cat(distances)), log.keep.eq(keep)]
         m.d.comb += [self.o.valid.eq(codes_valid), self.o.payload.last.eq(codes_last), self.o.payload.data.eq(codes)]

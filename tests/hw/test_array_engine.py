@@ -1,5 +1,6 @@
 """The array engine with a scratchpad: random programs of MATMULs against the golden model and against the timing model."""
 
+import json
 import os
 
 import cocotb
@@ -11,9 +12,12 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from cocotb.triggers import RisingEdge
 
 from vitloom.hw import isa
+from vitloom.hw.array.drain import Drain
 from vitloom.hw.array.engine import ArrayEngine
+from vitloom.hw.array.mac_array import array_latency
 from vitloom.hw.config import CoreConfig
-from vitloom.hw.scratchpad import READ_LATENCY, READERS, WRITERS, ReadPort, Scratchpad, WritePort
+from vitloom.hw.row_map import MapWrite
+from vitloom.hw.scratchpad import READ_LATENCY, READERS, WRITERS, Scratchpad, WritePort
 from vitloom.model.matmul import int8_matmul, log2_matmul
 from vitloom.model.requantize import apply_table, requantize, requantize_raw, requantize_residual
 from vitloom.sim.array_timing import ArrayTiming
@@ -21,9 +25,14 @@ from vitloom.sim.runner import run_component
 from vitloom.sim.streams import pack, reset, start_clock, unpack
 
 
-def config_of(lanes: int, epilogue_lanes: int) -> CoreConfig:
+def config_of(lanes: int, epilogue_lanes: int, map_rows: int) -> CoreConfig:
     return CoreConfig(
-        lanes=lanes, epilogue_lanes=epilogue_lanes, scratchpad_bytes=8 * 512 * lanes, accumulator_rows=32, constant_channels=16 * lanes
+        lanes=lanes,
+        epilogue_lanes=epilogue_lanes,
+        scratchpad_bytes=8 * 1024 * lanes,
+        accumulator_rows=32,
+        constant_channels=16 * lanes,
+        map_rows=map_rows,
     )
 
 
@@ -41,9 +50,10 @@ class EngineWithScratchpad(wiring.Component):
                 "done": Out(1),
                 "error": Out(isa.Error),
                 "load": In(WritePort(address, config.lanes)),
-                "store": In(ReadPort(address, config.lanes)),
+                "output": Out(WritePort(address, config.lanes)),
                 "constants": self.engine.signature.members["constants"],
                 "table": self.engine.signature.members["table"],
+                **({"row_map": In(MapWrite(config))} if config.map_rows else {}),
                 "fault": Out(1),
             }
         )
@@ -54,20 +64,23 @@ class EngineWithScratchpad(wiring.Component):
         m.submodules.scratchpad = scratchpad = Scratchpad(self.config)
         for name in ("moving", "stationary", "residual"):
             connect(m, engine=getattr(engine, name), scratchpad=scratchpad.reads[READERS.index(name)])
-        connect(m, bench=flipped(self.store), scratchpad=scratchpad.reads[READERS.index("store")])
         connect(m, engine=engine.output, scratchpad=scratchpad.writes[WRITERS.index("epilogue")])
         connect(m, bench=flipped(self.load), scratchpad=scratchpad.writes[WRITERS.index("load")])
-        for name in ("instruction", "constants", "table"):
+        for name in ("instruction", "constants", "table", *(["row_map"] if self.config.map_rows else [])):
             connect(m, bench=flipped(getattr(self, name)), engine=getattr(engine, name))
+        m.d.comb += [getattr(self.output, name).eq(getattr(engine.output, name)) for name in ("enable", "address", "data")]
         m.d.comb += [self.start.eq(engine.start), self.done.eq(engine.done), self.error.eq(engine.error)]
         m.d.sync += self.fault.eq(self.fault | scratchpad.conflict | scratchpad.out_of_range)
         return m
 
 
 class Bench:
-    """Random MATMULs over a random scratchpad: operands in bank 0 (moving), 1 (stationary), 2 (residual), results from bank 3 on."""
+    """Random MATMULs over a random scratchpad: operands in bank 0 (moving), 1 (stationary), 2 (residual), results from bank 3 on.
 
-    def __init__(self, config: CoreConfig, rng: np.random.Generator, count: int):
+    Every second instruction is long, the others short, and when ``short_k`` all have one k tile: many tiles wait for the drain.
+    """
+
+    def __init__(self, config: CoreConfig, rng: np.random.Generator, *, count: int, short_k: bool):
         self.config, self.rng = config, rng
         lanes, bank = config.lanes, config.bank_words
         self.memory = rng.integers(-128, 128, (8 * bank, lanes)).astype(np.int8)
@@ -78,15 +91,16 @@ class Bench:
         self.shift = rng.integers(18, 31, channels).astype(np.uint8)
         self.residual_shift = rng.integers(0, 12, channels).astype(np.uint8)
         self.tables = rng.integers(-128, 128, (config.tables, 256)).astype(np.int8)
-        self.free = 3 * bank
-        self.instructions = [self.random_matmul() for _ in range(count)]
+        self.map = rng.permutation(config.map_rows) * 4
+        self.instructions = [self.random_matmul(long=index % 2 == 1, short_k=short_k) for index in range(count)]
 
-    def random_matmul(self) -> dict[str, int]:
-        rng, lanes = self.rng, self.config.lanes
-        k_tiles, n_tiles = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    def random_matmul(self, *, long: bool, short_k: bool) -> dict[str, int]:
+        rng, lanes, bank = self.rng, self.config.lanes, self.config.bank_words
+        k_tiles, n_tiles = 1 if short_k else int(rng.integers(1, 5)), int(rng.integers(1, 4))
         form = int(rng.integers(len(isa.Form)))
         words = n_tiles * (4 if form == isa.Form.RAW.value else 1)
-        rows = int(rng.integers(1, min(32, (8 * self.config.bank_words - self.free) // words // 8) + 1))
+        rows = int(rng.integers(20, 33) if long else rng.integers(1, 2 * lanes))
+        mapped = int(rng.choice([0, 1, 3])) if self.config.map_rows else 0
         fields = {
             "opcode": isa.Opcode.MATMUL.value,
             "queue": isa.Queue.ARRAY.value,
@@ -98,15 +112,18 @@ class Bench:
             "moving": int(rng.integers(64)),
             "moving_row": k_tiles,
             "moving_k": 1,
-            "stationary": self.config.bank_words + int(rng.integers(64)),
+            "stationary": bank + int(rng.integers(64)),
             "stationary_word": int(rng.integers(1, 3)),
             "stationary_k": lanes,
             "stationary_n": lanes * k_tiles,
-            "output": self.free,
+            "output": 3 * bank + int(rng.integers(bank)),
             "output_row": words,
-            "output_n": words // n_tiles,
-            "residual": 2 * self.config.bank_words + int(rng.integers(64)),
+            "output_n": 4 * self.config.map_rows if mapped else words // n_tiles,
+            "residual": 2 * bank + int(rng.integers(64)),
+            "map": mapped,
+            "map_base": int(rng.integers(self.config.map_rows - rows + 1)) if mapped else 0,
             "form": form,
+            "masked": int(rng.integers(2)),
             "table": int(rng.integers(2)),
             "constant": int(rng.integers(16 - n_tiles)),
             "constant_n": int(rng.integers(2)),
@@ -114,11 +131,10 @@ class Bench:
             "residual_zero": int(rng.integers(-128, 128)),
             "residual_multiplier": int(rng.integers(2**16)),
         }
-        self.free += rows * words
         return fields
 
     def expected(self, f: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Addresses (rows, n tiles, words) and the words that a MATMUL writes there."""
+        """Addresses (n tiles, rows, words) and the words that a MATMUL writes there, in the order of the writes."""
         lanes = self.config.lanes
         rows, ks, ns = np.arange(f["rows"]), np.arange(f["k_tiles"]), np.arange(f["n_tiles"])
         moving = self.memory[f["moving"] + rows[:, None] * f["moving_row"] + ks * f["moving_k"]].reshape(f["rows"], -1)
@@ -131,22 +147,26 @@ class Bench:
         acc = log2_matmul((moving & 15).astype(np.uint8), weight.T.copy()) if is_log2 else int8_matmul(moving, weight)
         channel = ((f["constant"] + ns[:, None] * f["constant_n"]) * lanes + np.arange(lanes)).ravel()
         scale = (self.bias[channel], self.multiplier[channel], self.shift[channel])
-        output = f["output"] + rows[:, None, None] * f["output_row"] + ns[:, None] * f["output_n"]
+        offsets = [self.map[f["map_base"] + rows] if f["map"] >> bit & 1 else rows * f["output_row"] for bit in (0, 1)]
+        bases = f["output"], f["residual"]
+        output, other = (base + offset + ns[:, None] * f["output_n"] for base, offset in zip(bases, offsets, strict=True))
         if f["form"] == isa.Form.RAW.value:
             raw = requantize_raw(acc, *scale).astype("<i4").view(np.int8)
-            return output + np.arange(4), raw.reshape(f["rows"], len(ns), 4, lanes)
+            return output[..., None] + np.arange(4), raw.reshape(f["rows"], len(ns), 4, lanes).swapaxes(0, 1)
         if f["form"] == isa.Form.RESIDUAL.value:
-            residual = self.memory[f["residual"] + (output - f["output"])[..., 0]].reshape(f["rows"], -1)
+            residual = self.memory[other.T].reshape(f["rows"], -1)
             settings = (residual, f["residual_zero"], f["residual_multiplier"], self.residual_shift[channel])
             result = requantize_residual(acc, *scale, f["zero_out"], *settings)
+            if f["masked"]:
+                result = np.where(residual == -128, -128, np.maximum(result, -127)).astype(np.int8)
         else:
             result = requantize(acc, *scale, f["zero_out"])
         if f["form"] == isa.Form.TABLE.value:
             result = apply_table(result, self.tables[f["table"]])
-        return output, result.reshape(f["rows"], len(ns), 1, lanes)
+        return output[..., None], result.reshape(f["rows"], len(ns), 1, lanes).swapaxes(0, 1)
 
     async def load(self, dut) -> None:
-        """Fill the scratchpad, the constants and the tables."""
+        """Fill the scratchpad, the constants, the tables and the map."""
         config = self.config
         records = [
             isa.pack(isa.CONSTANT_RECORD, dict(zip(isa.CONSTANT_RECORD.members, map(int, values), strict=True)))
@@ -154,29 +174,20 @@ class Bench:
         ]
         constants = np.array(records, dtype="<u8").view(np.uint8).reshape(-1, config.lanes)
         writes = {"load": self.memory, "constants": constants, "table": self.tables.reshape(-1, 1)}
+        if len(self.map):
+            writes["row_map"] = self.map
         for name, words in writes.items():
             for address, word in enumerate(words):
                 getattr(dut, f"{name}__enable").value = 1
                 getattr(dut, f"{name}__address").value = address
-                getattr(dut, f"{name}__data").value = pack(word)
+                getattr(dut, f"{name}__data").value = int(word) if name == "row_map" else pack(word)
                 await RisingEdge(dut.clk)
             getattr(dut, f"{name}__enable").value = 0
 
-    async def read(self, dut, addresses: np.ndarray) -> np.ndarray:
-        """Words of the scratchpad."""
-        words = []
-        for address in [*addresses.ravel(), *[0] * READ_LATENCY]:
-            dut.store__enable.value = 1
-            dut.store__address.value = int(address)
-            await RisingEdge(dut.clk)
-            words.append(unpack(dut.store__data.value.to_unsigned(), self.config.lanes))
-        dut.store__enable.value = 0
-        return np.array(words[READ_LATENCY:]).reshape(*addresses.shape, -1)
-
 
 async def run_program(dut, bench: Bench, instructions, idle: float):
-    """Offer the instructions one after the other; returns the cycles of offer, start and done of each."""
-    offers, starts, dones = [], [], []
+    """Offer the instructions one after the other; returns the cycles of offer, start and done of each, and (address, word) of writes."""
+    offers, starts, dones, writes = [], [], [], []
     cycle, index, offered = 0, 0, False
     while len(dones) < len(instructions):
         if not offered and index < len(instructions) and bench.rng.random() >= idle:
@@ -193,16 +204,19 @@ async def run_program(dut, bench: Bench, instructions, idle: float):
             index, offered = index + 1, False
         if dut.done.value:
             dones.append(cycle)
+        if dut.output__enable.value:
+            writes.append((dut.output__address.value.to_unsigned(), dut.output__data.value.to_unsigned()))
         cycle += 1
         assert cycle < 100_000, f"{len(dones)} of {len(instructions)} instructions ended"
-    return offers, starts, dones
+    return offers, starts, dones, writes
 
 
-async def prepare(dut) -> Bench:
-    config = config_of(int(os.environ["LANES"]), int(os.environ["EPILOGUE_LANES"]))
-    bench = Bench(config, np.random.default_rng(int(os.environ["SEED"])), 40)
-    for name in ("load__enable", "constants__enable", "table__enable", "store__enable", "instruction__valid"):
-        getattr(dut, name).value = 0
+async def prepare(dut, *, short_k: bool = False) -> Bench:
+    config = config_of(*json.loads(os.environ["CONFIG"]))
+    bench = Bench(config, np.random.default_rng(cocotb.RANDOM_SEED), count=60, short_k=short_k)
+    for name in ("load", "constants", "table", *(["row_map"] if config.map_rows else [])):
+        getattr(dut, f"{name}__enable").value = 0
+    dut.instruction__valid.value = 0
     start_clock(dut)
     await reset(dut)
     await bench.load(dut)
@@ -210,18 +224,33 @@ async def prepare(dut) -> Bench:
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
-@cocotb.parametrize(idle=[0.0, 0.9, 0.995])
-async def programs_match_golden_and_timing(dut, idle):
-    bench = await prepare(dut)
-    offers, starts, dones = await run_program(dut, bench, bench.instructions, idle)
+@cocotb.parametrize((("idle", "short_k"), [(0.0, False), (0.0, True), (0.9, False), (0.98, True), (0.995, False)]))
+async def programs_match_golden_and_timing(dut, idle, short_k):
+    bench = await prepare(dut, short_k=short_k)
+    offers, starts, dones, writes = await run_program(dut, bench, bench.instructions, idle)
     timing = ArrayTiming(bench.config)
     expected = [timing.accept(offer, fields) for offer, fields in zip(offers, bench.instructions, strict=True)]
     np.testing.assert_array_equal(starts, [start for start, _ in expected])
     np.testing.assert_array_equal(dones, [done for _, done in expected])
     for index, fields in enumerate(bench.instructions):
         addresses, words = bench.expected(fields)
-        np.testing.assert_array_equal(await bench.read(dut, addresses), words, err_msg=f"instruction {index}: {fields}")
+        written, writes = writes[: addresses.size], writes[addresses.size :]
+        message = f"instruction {index}: {fields}"
+        np.testing.assert_array_equal([address for address, _ in written], addresses.ravel(), err_msg=message)
+        results = np.array([unpack(word, bench.config.lanes) for _, word in written])
+        np.testing.assert_array_equal(results, words.reshape(results.shape), err_msg=message)
+    assert not writes
     assert not dut.fault.value
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def short_tiles_follow_without_a_stall(dut):
+    bench = await prepare(dut)
+    lanes, groups = bench.config.lanes, bench.config.groups
+    for rows in (1, lanes, lanes + 1, 2 * lanes + 1):
+        change = {"k_tiles": 1, "n_tiles": 1, "rows": rows, "form": isa.Form.REQUANTIZE.value, "map": 0}
+        _, _, dones, _ = await run_program(dut, bench, [{**bench.instructions[0], **change}] * 12, 0.0)
+        np.testing.assert_array_equal(np.diff(dones)[4:], max(rows * groups, lanes + 1))
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
@@ -229,6 +258,7 @@ async def bad_instructions_are_refused(dut):
     bench = await prepare(dut)
     good = bench.instructions[0]
     blocks = bench.config.constant_channels // bench.config.lanes
+    outside = isa.Error.ADDRESS if bench.config.map_rows else isa.Error.FIELD
     cases = [
         ({"rows": 0}, isa.Error.FIELD),
         ({"rows": bench.config.accumulator_rows + 1}, isa.Error.FIELD),
@@ -238,6 +268,9 @@ async def bad_instructions_are_refused(dut):
         ({"form": 4}, isa.Error.FIELD),
         ({"constant": blocks}, isa.Error.ADDRESS),
         ({"constant": blocks - 1, "constant_n": 1, "n_tiles": 2}, isa.Error.ADDRESS),
+        ({"map": 2}, isa.Error.FIELD),
+        ({"map": 1, "map_base": 60, "rows": 5}, outside),
+        ({"map": 3, "map_base": 64, "rows": 1}, outside),
     ]
     for change, error in cases:
         fields = {**good, **change}
@@ -252,8 +285,40 @@ async def bad_instructions_are_refused(dut):
             assert not dut.done.value
 
 
-@pytest.mark.parametrize(("lanes", "epilogue_lanes"), [(4, 1), (4, 4), (8, 4)])
-def test_array_engine(lanes, epilogue_lanes, tmp_path):
-    component = EngineWithScratchpad(config_of(lanes, epilogue_lanes))
-    env = {"LANES": str(lanes), "EPILOGUE_LANES": str(epilogue_lanes), "SEED": str(lanes + epilogue_lanes)}
-    run_component(component, name="engine", test_module=__file__, test_dir=tmp_path, env=env)
+@pytest.mark.parametrize(("lanes", "epilogue_lanes", "map_rows"), [(4, 1, 64), (4, 2, 0), (4, 4, 64), (8, 8, 0), (8, 4, 64)])
+def test_array_engine(lanes, epilogue_lanes, map_rows, tmp_path):
+    sizes = (lanes, epilogue_lanes, map_rows)
+    component = EngineWithScratchpad(config_of(*sizes))
+    env = {"CONFIG": json.dumps(sizes)}
+    run_component(component, name="engine", test_module=__file__, test_dir=tmp_path, env=env, seed=sum(sizes))
+
+
+@pytest.mark.parametrize(("lanes", "rows"), [(16, 17), (16, 49), (32, 49)])
+def test_a_tile_of_one_pass_takes_as_long_as_its_rows(lanes, rows):
+    timing = ArrayTiming(CoreConfig(lanes=lanes, epilogue_lanes=lanes))
+    fields = {"rows": rows, "k_tiles": 1, "n_tiles": 1, "form": isa.Form.REQUANTIZE.value}
+    dones = [timing.accept(0, fields)[1] for _ in range(100)]
+    np.testing.assert_array_equal(np.diff(dones), rows)
+
+
+@pytest.mark.parametrize(("lanes", "epilogue_lanes"), [(4, 1), (4, 4), (8, 8), (16, 8), (32, 32)])
+def test_a_result_is_read_after_it_is_written_and_before_it_is_overwritten(lanes, epilogue_lanes):
+    """The argument in the docstring of Drain, tried on many programs, with the cycles in which the memories are accessed."""
+    rng, config = np.random.default_rng(lanes + epilogue_lanes), CoreConfig(lanes=lanes, epilogue_lanes=epilogue_lanes)
+    timing, arrival = ArrayTiming(config), READ_LATENCY + array_latency(lanes)
+    reads, drains, margins, waiting = np.zeros(config.accumulator_rows, int), [], [], []
+    for index in range(3000):
+        raw = rng.random() < 0.1
+        rows = int(rng.integers(1, [3, 2 * lanes, config.accumulator_rows][rng.integers(3)] + 1))
+        form = isa.Form.RAW if raw else isa.Form.REQUANTIZE
+        timing.accept(0, {"rows": rows, "k_tiles": 1 + index % 50 // 40, "n_tiles": 1, "form": form.value})
+        period, row = 4 if raw else config.groups, np.arange(rows)
+        begin, drain = timing.swapped, timing.drained - rows * period
+        first_written = begin + row + arrival + 3
+        assert (drain + row * period + 1 > first_written + lanes - 1).all()
+        margins.append((first_written - reads[:rows]).min())
+        waiting.append(1 + sum(earlier > begin for earlier in drains[-5:]))
+        reads[:rows] = drain + row * period + 1
+        drains.append(drain)
+    assert min(margins) == 1
+    assert max(waiting) <= Drain.WAITING

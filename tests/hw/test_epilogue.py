@@ -64,6 +64,7 @@ def random_row(rng, config, constants, blocks):
         "zero_out": int(pick(rng, (), [-128, 0, 127], -128, 127)),
         "residual_zero": int(pick(rng, (), [-128, 0, 127], -128, 127)),
         "residual_multiplier": int(pick(rng, (), [0, 0xFFFF], 0, 0xFFFF)),
+        "masked": int(rng.integers(2)),
     }
     if form == Form.RESIDUAL and rng.random() < 0.7:  # the sum is near the range, not the product
         residual_shift = constants["residual_shift"][block].astype(np.int64)
@@ -81,7 +82,8 @@ def golden(row, constants, tables):
         return requantize_raw(*arguments).view(np.int8)
     if row.form == Form.RESIDUAL:
         other = (row.residual, row.settings["residual_zero"], row.settings["residual_multiplier"], residual_shift)
-        return requantize_residual(*arguments, row.settings["zero_out"], *other)
+        result = requantize_residual(*arguments, row.settings["zero_out"], *other)
+        return np.where(row.residual == -128, -128, np.maximum(result, -127)).astype(np.int8) if row.settings["masked"] else result
     result = requantize(*arguments, row.settings["zero_out"])
     return apply_table(result, tables[row.settings["table"]]) if row.form == Form.TABLE else result
 
@@ -173,6 +175,9 @@ def check_coverage(rows, results, constants):
         values = np.concatenate([result for row, result in zip(rows, results, strict=True) if row.form == form])
         assert {-128, 127} <= set(values)
         assert len(set(values)) > 100
+    masked = [index for index, row in enumerate(rows) if row.form == Form.RESIDUAL and row.settings["masked"]]
+    residual, result = (np.concatenate([values[index] for index in masked]) for values in ([row.residual for row in rows], results))
+    assert (result[residual == -128] == -128).any() and (result[residual != -128] == -127).sum() > 10
     logits = np.concatenate([result for row, result in zip(rows, results, strict=True) if row.form == Form.RAW]).view(np.int32)
     assert {INT32.min, INT32.max} <= set(logits)
     assert {(row.form, row.settings["table"]) for row in rows} >= {(Form.TABLE, 0), (Form.TABLE, 1)}

@@ -28,15 +28,15 @@ def words_of(row):
         yield pack(word) | keep << 8 * LANES | (index == count - 1) << 9 * LANES
 
 
-def expected(row, table):
+def expected(row, table, masked):
     """Codes of a row, padded to whole words."""
     padded = np.zeros(-(-len(row) // LANES) * LANES, dtype=np.int8)
     padded[: len(row)] = row
-    return log_softmax(padded, exp_table(SCALES[table]), log_table(SCALES[table]), columns=len(row))
+    return log_softmax(padded, exp_table(SCALES[table]), log_table(SCALES[table]), columns=len(row), masked=masked)
 
 
 def sample_rows(rng):
-    """Rows with the table of each: corners, then random ones of mixed length, long before short and short before long."""
+    """Rows, each with its table and whether -128 is a masked key: corners, then random ones, long before short and short before long."""
     one_hot = np.full(2 * LANES + 1, -128, dtype=np.int8)
     one_hot[LANES + 1] = 127
     corners = [
@@ -52,12 +52,15 @@ def sample_rows(rng):
     lengths = [1, 197, 1, 2, LANES, 1, LANES + 1, 33, *[1] * 8, 64, *rng.integers(1, 80, 12)]
     # narrow and wide distributions, so that both small and saturated codes are frequent
     random = [np.clip(rng.normal(-20, rng.choice([2, 20, 70]), n), -128, 127).astype(np.int8) for n in lengths]
-    return [(row, index % 3 % 2) for index, row in enumerate([*corners, *random, *corners])]
+    for row in random[::2]:
+        row[rng.random(len(row)) < 0.4] = -128
+    rows = [*corners, *random, *corners]
+    return [(row, index % 3 % 2, bool(index % 4 != 3 and (row != -128).any())) for index, row in enumerate(rows)]
 
 
 async def start(dut):
     start_clock(dut)
-    for name in ("i__valid", "i__payload", "o__ready", "table", "table_write__enable"):
+    for name in ("i__valid", "i__payload", "o__ready", "table", "masked", "table_write__enable"):
         getattr(dut, name).value = 0
     await reset(dut)
     cocotb.start_soon(check_stream(dut, "o"))
@@ -71,13 +74,13 @@ async def start(dut):
 
 
 async def drive_rows(dut, rows, rng, idle):
-    for row, table in rows:
-        dut.table.value = table
+    for row, table, masked in rows:
+        dut.table.value, dut.masked.value = table, masked
         await drive(dut, "i", words_of(row), rng, idle)
 
 
 async def check_rows(dut, rows, rng, stall):
-    codes = [expected(row, table) for row, table in rows]
+    codes = [expected(*row) for row in rows]
     for index, want in enumerate(codes):
         words = await collect(dut, "o", len(want) // LANES, rng, stall)
         got = np.concatenate([unpack(word & (1 << 8 * LANES) - 1, LANES, signed=False) for word in words])
@@ -101,9 +104,9 @@ async def matches_golden(dut, idle, stall):
 async def takes_rows_of_the_greatest_length(dut):
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
     await start(dut)
-    long = [(rng.integers(-128, 128, MAX_COLUMNS).astype(np.int8), 1), (np.full(MAX_COLUMNS, 5, dtype=np.int8), 0)]
+    long = [(rng.integers(-128, 128, MAX_COLUMNS).astype(np.int8), 1, True), (np.full(MAX_COLUMNS, 5, dtype=np.int8), 0, False)]
     # behind a longest row, as many shortest ones as arrive until it has left
-    rows = [*long, *[(np.array([k % 100], dtype=np.int8), k % 2) for k in range(2 * MAX_COLUMNS // LANES)], *long]
+    rows = [*long, *[(np.array([k % 100], dtype=np.int8), k % 2, False) for k in range(2 * MAX_COLUMNS // LANES)], *long]
     cocotb.start_soon(drive_rows(dut, rows, None, 0.0))
     await check_rows(dut, rows, None, 0.0)
 

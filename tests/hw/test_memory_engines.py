@@ -17,18 +17,20 @@ from vitloom.sim.runner import build, run
 from vitloom.sim.streams import check_stream, drive, reset, start_clock
 
 TABLES = (Target.FUNCTION_TABLE, Target.EXP_TABLE)
+MAP_ROWS = 64
 PORTS = {
     Target.SCRATCHPAD: "write",
     Target.CONSTANTS: "constants",
     Target.NORM_CONSTANTS: "norm_constants",
     Target.FUNCTION_TABLE: "table",
     Target.EXP_TABLE: "exp_table",
+    Target.ROW_MAP: "row_map",
 }
 BASE = 37
 MEMORY_WORDS = 1200
 
 
-def config(lanes, memory_bytes_per_cycle, memory_latency):
+def config(lanes, memory_bytes_per_cycle, memory_latency, map_rows=MAP_ROWS):
     return CoreConfig(
         lanes=lanes,
         memory_bytes_per_cycle=memory_bytes_per_cycle,
@@ -37,6 +39,7 @@ def config(lanes, memory_bytes_per_cycle, memory_latency):
         banks=2,
         constant_channels=128,
         norm_channels=128,
+        map_rows=map_rows,
     )
 
 
@@ -103,6 +106,10 @@ def memory_words(config, content, first, words):
 def expected_writes(config, content, target, memory, words, destination):
     """(address, data) of every write of a LOAD."""
     data = memory_words(config, content, memory, words)
+    if target is Target.ROW_MAP:
+        first, width = destination * (config.lanes // 4), isa.ADDRESS.width
+        entries = [value >> 32 * part & (1 << width) - 1 for value in data for part in range(config.lanes // 4)]
+        return [(entry, value) for entry, value in enumerate(entries, first) if entry < MAP_ROWS]
     if target not in TABLES:
         return [(destination + word, value) for word, value in enumerate(data)]
     mask = (1 << (8 if target is Target.FUNCTION_TABLE else isa.EXP_ENTRY.size)) - 1
@@ -123,8 +130,10 @@ async def loads(dut, stall):
     memory, pulses = await prepare(dut, config_, rng, stall)
     table = table_words(config_.lanes)
     jobs = [(Target.SCRATCHPAD, 0, words, 3) for words in (1, 2, MAX_BURST - 1, MAX_BURST, MAX_BURST + 1, 200)]
-    jobs += [(target, 7, target_words(config_, target), 0) for target in PORTS if target not in TABLES]
+    jobs += [(target, 7, words, 0) for target in PORTS if target not in TABLES and (words := target_words(config_, target))]
     jobs += [(target, 11, words, start) for target in TABLES for words, start in ((table, 0), (table, table), (2 * table, 0), (1, table))]
+    if config_.map_rows:
+        jobs += [(Target.ROW_MAP, 13, 2, 3), (Target.ROW_MAP, 17, 1, target_words(config_, Target.ROW_MAP) - 1)]
     jobs += [(Target.SCRATCHPAD, MEMORY_WORDS - 5, 5, config_.scratchpad_words - 5)]
     jobs = [jobs[index] for index in rng.permutation(len(jobs))]
     words = [instruction(Opcode.LOAD, target=target, memory=first, words=count, destination=start) for target, first, count, start in jobs]
@@ -150,8 +159,10 @@ async def refused_loads(dut):
     config_, rng = from_environment(), np.random.default_rng(cocotb.RANDOM_SEED)
     memory, pulses = await prepare(dut, config_, rng, 0.0)
     good = {"target": Target.SCRATCHPAD, "memory": 3, "words": 2, "destination": 5}
-    bad = [({"words": 0}, Error.FIELD), ({"target": 5}, Error.FIELD), ({"target": 7, "words": 0}, Error.FIELD)]
-    for target in PORTS:
+    bad = [({"words": 0}, Error.FIELD), ({"target": 6}, Error.FIELD), ({"target": 7, "words": 0}, Error.FIELD)]
+    if not config_.map_rows:
+        bad += [({"target": Target.ROW_MAP}, Error.FIELD)]
+    for target in PORTS if config_.map_rows else [target for target in PORTS if target is not Target.ROW_MAP]:
         size = target_words(config_, target)
         last = size - table_words(config_.lanes) if target in TABLES else size - 1
         bad += [({"target": target, "words": size - last + 1, "destination": last}, Error.ADDRESS)]
@@ -313,7 +324,7 @@ async def a_cancelled_store_keeps_the_port_in_order(dut, wait):
 
 CONFIGURATIONS = [
     {"lanes": 8, "memory_bytes_per_cycle": 8, "memory_latency": 1},
-    {"lanes": 8, "memory_bytes_per_cycle": 2, "memory_latency": 12},
+    {"lanes": 8, "memory_bytes_per_cycle": 2, "memory_latency": 12, "map_rows": 0},
     {"lanes": 12, "memory_bytes_per_cycle": 4, "memory_latency": 30},
 ]
 

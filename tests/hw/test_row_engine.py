@@ -14,34 +14,41 @@ from vitloom.hw.rows.log_softmax import LogSoftmax
 from vitloom.hw.scratchpad import READ_LATENCY
 from vitloom.model.layer_norm import layer_norm
 from vitloom.model.log_softmax import exp_table, log_softmax, log_table
+from vitloom.sim.row_timing import RowTiming
 from vitloom.sim.runner import run_component
 from vitloom.sim.streams import pack, reset, start_clock, unpack
 
 LANES = int(os.environ.get("LANES", 4))
+MAP_ROWS = int(os.environ.get("MAP_ROWS", 64))
 WORDS = 4096
 SCALES = (0.02, 0.3)  # of the two tables
 
 
-def configuration(lanes):
-    return CoreConfig(lanes=lanes, norm_channels=512)
+def configuration(lanes, map_rows):
+    return CoreConfig(lanes=lanes, norm_channels=512, map_rows=map_rows)
 
 
-CONFIG = configuration(LANES)
+CONFIG = configuration(LANES, MAP_ROWS)
 
 
 class Bench:
-    """A scratchpad around the engine. ``events`` are (cycle, signal) of every pulse, ``written`` the addresses in order."""
+    """A scratchpad around the engine.
+
+    ``events`` are (cycle, signal) of every pulse, ``written`` the (cycle, address) of every write in order, ``words`` what was written.
+    """
 
     def __init__(self, dut, rng):
         self.dut, self.rng = dut, rng
         self.memory = rng.integers(-128, 128, (WORDS, LANES)).astype(np.int8)
-        self.cycle, self.events, self.written, self.read, self.errors = 0, [], [], [], []
+        self.cycle, self.events, self.written, self.words, self.read, self.errors = 0, [], [], [], [], []
         self.pipe = [None] * (READ_LATENCY - 1)
 
     async def begin(self):
         start_clock(self.dut)
         for name in ("instruction__valid", "instruction__payload", "read__data", "exp_write__enable", "norm_write__enable"):
             getattr(self.dut, name).value = 0
+        if MAP_ROWS:
+            self.dut.row_map__enable.value = 0
         await reset(self.dut)
 
     async def step(self):
@@ -55,7 +62,8 @@ class Bench:
             self.errors.append((self.cycle, Error(int(dut.error.value))))
         if dut.write__enable.value:
             self.written.append((self.cycle, int(dut.write__address.value)))
-            self.memory[self.written[-1][1]] = unpack(dut.write__data.value, LANES)
+            self.words.append(unpack(dut.write__data.value, LANES))
+            self.memory[self.written[-1][1]] = self.words[-1]
         self.pipe.append(int(dut.read__address.value) if dut.read__enable.value else None)
         if self.pipe[-1] is not None:
             self.read.append(self.pipe[-1])
@@ -70,14 +78,16 @@ class Bench:
         getattr(self.dut, f"{port}__enable").value = 0
 
     async def issue(self, opcode, **fields):
-        """Offer an instruction until it is taken."""
+        """Offer an instruction until it is taken; returns the first cycle of the offer."""
         header = isa.pack(isa.HEADER, {"opcode": opcode, "queue": isa.Queue.ROWS})
-        self.dut.instruction__payload.value = header | isa.pack(isa.BODIES[opcode], fields) << isa.HEADER.size
+        body = {name: value for name, value in fields.items() if name != "offsets"}
+        self.dut.instruction__payload.value = header | isa.pack(isa.BODIES[opcode], body) << isa.HEADER.size
         self.dut.instruction__valid.value = 1
-        starts = len(self.events)
+        offered, starts = self.cycle, len(self.events)
         while not any(name == "start" for _, name in self.events[starts:]):
             await self.step()
         self.dut.instruction__valid.value = 0
+        return offered
 
     async def idle(self, cycles):
         for _ in range(cycles):
@@ -116,12 +126,14 @@ class Layer:
 def addresses(fields, name):
     """Addresses of the words of each row: (rows, words)."""
     row, word = np.arange(fields["rows"])[:, None], np.arange(fields["words"])[None, :]
-    return fields[name] + row * fields[f"{name}_row"] + word * fields[f"{name}_word"]
+    offset = fields["offsets"][fields["map_base"] + row] if name == "output" and fields.get("map") else row * fields[f"{name}_row"]
+    return fields[name] + offset + word * fields[f"{name}_word"]
 
 
 def softmax_result(rows, fields):
     scale = SCALES[fields["table"]]
-    return log_softmax(rows, exp_table(scale), log_table(scale), columns=fields["columns"]).astype(np.int8)
+    tables = exp_table(scale), log_table(scale)
+    return log_softmax(rows, *tables, columns=fields["columns"], masked=bool(fields.get("masked"))).astype(np.int8)
 
 
 def placed(rows, words, *, transposed=False):
@@ -168,21 +180,87 @@ async def matches_golden_and_takes_the_cycles_it_says(dut):
     assert not bench.errors
 
 
+def random_job(rng, layers, offsets):
+    """A SOFTMAX or NORM with a place of its own for every row, and its golden result; kinds come in runs."""
+    rows = int(rng.choice([1, 2, 3, 9]))
+    if rng.random() < 0.7:
+        words = int(rng.choice([1, 2, 3, 40]))
+        columns = int(rng.integers((words - 1) * LANES + 1, words * LANES + 1))
+        fields = {**placed(rows, words), "columns": columns, "table": int(rng.integers(2)), "masked": int(rng.integers(2))}
+        return Opcode.SOFTMAX, fields, softmax_result
+    layer = layers[int(rng.integers(len(layers)))]
+    fields = {**placed(rows, layer.channels // LANES), **layer.fields}
+    if MAP_ROWS and rng.random() < 0.5:
+        fields.update(map=1, map_base=int(rng.integers(MAP_ROWS - rows + 1)), offsets=offsets, output_row=5)
+    return Opcode.NORM, fields, lambda source, _: layer.result(source)
+
+
 @cocotb.test(timeout_time=10, timeout_unit="ms")
-async def accepts_the_next_instruction_in_the_cycle_of_done(dut):
+@cocotb.parametrize(idle=[0.0, 0.02])
+async def instructions_of_a_unit_overlap(dut, idle):
+    """Values, addresses and cycles of random sequences, offered one right after the other or at times with a pause."""
+    rng = np.random.default_rng(cocotb.RANDOM_SEED)
+    bench = Bench(dut, rng)
+    await bench.begin()
+    for table, scale in enumerate(SCALES):
+        for d, (exp, log) in enumerate(zip(exp_table(scale), log_table(scale), strict=True)):
+            await bench.write("exp_write", table * isa.TABLE_ENTRIES + d, isa.pack(isa.EXP_ENTRY, {"exp": exp, "log": log}))
+    layers = [Layer(rng, 3 * LANES, -128, 2), Layer(rng, 48, 7, 11)]
+    for layer in layers:
+        await layer.load(bench)
+    offsets = rng.permutation(max(MAP_ROWS, 1)) * 12
+    for entry in range(MAP_ROWS):
+        await bench.write("row_map", entry, int(offsets[entry]))
+    bench.memory[:2048] = np.where(rng.random((2048, LANES)) < 0.2, -128, bench.memory[:2048])
+    bench.memory[:2048, 0] = 5  # a key that is not masked in every row
+
+    jobs = [job for _ in range(25) for job in [random_job(rng, layers, offsets)] * int(rng.choice([1, 2, 12]))]
+    bench.events.clear()
+    timing, offers, expected = RowTiming(CONFIG), [], []
+    for opcode, fields, golden in jobs:
+        rows = bench.memory[addresses(fields, "input")].reshape(fields["rows"], -1)
+        expected += zip(addresses(fields, "output").ravel(), golden(rows, fields).reshape(-1, LANES), strict=True)
+        offers.append(await bench.issue(opcode, **fields))
+        if rng.random() < idle:
+            await bench.idle(int(rng.integers(200)))
+    await bench.idle(400)
+    wanted = [timing.accept(offer, {"opcode": opcode.value, **fields}) for offer, (opcode, fields, _) in zip(offers, jobs, strict=True)]
+    starts, dones = ([cycle for cycle, name in bench.events if name == event] for event in ("start", "done"))
+    np.testing.assert_array_equal(starts, [start for start, _ in wanted])
+    np.testing.assert_array_equal(dones, [done for _, done in wanted])
+    np.testing.assert_array_equal([address for _, address in bench.written], [address for address, _ in expected])
+    np.testing.assert_array_equal(bench.words, [word for _, word in expected])
+    assert any(start < done for start, done in zip(starts[1:], dones, strict=False)) and not bench.errors
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def short_instructions_follow_with_a_cycle_between(dut):
     bench = Bench(dut, np.random.default_rng(cocotb.RANDOM_SEED))
     await bench.begin()
-    fields = {**placed(2, 2), "columns": 2 * LANES}
-    for _ in range(3):
-        await bench.issue(Opcode.SOFTMAX, **fields)
-    cycles = RowEngine.cycles(CONFIG, Opcode.SOFTMAX, 2, 2)
-    await bench.idle(cycles)
-    begin = bench.events[0][0]
-    assert bench.events == [
-        (begin, "start"),
-        *[(begin + index * cycles, name) for index in (1, 2) for name in ("start", "done")],
-        (begin + 3 * cycles, "done"),
-    ]
+    norm = {**placed(10, 3), "channels": 3 * LANES, "log2_channels": 3, "epsilon": 1}
+    for opcode, fields in ((Opcode.SOFTMAX, {**placed(30, 2), "columns": 2 * LANES}), (Opcode.NORM, norm)):
+        words, cycles = fields["rows"] * fields["words"], RowEngine.cycles(CONFIG, opcode, fields["rows"], fields["words"])
+        bench.events.clear()
+        for _ in range(5):
+            await bench.issue(opcode, **fields)
+        await bench.idle(cycles)
+        starts, dones = ([cycle for cycle, name in bench.events if name == event] for event in ("start", "done"))
+        assert np.diff(starts).tolist() == np.diff(dones).tolist() == [words + 1] * 4
+        assert dones[0] - starts[0] == cycles
+    assert not bench.errors
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def another_unit_waits_for_done(dut):
+    bench = Bench(dut, np.random.default_rng(cocotb.RANDOM_SEED))
+    await bench.begin()
+    norm = {**placed(2, 2), "channels": 2 * LANES, "log2_channels": 3, "epsilon": 1}
+    jobs = [(Opcode.SOFTMAX, {**placed(2, 2), "columns": 5}), (Opcode.NORM, norm), (Opcode.NORM, {**norm, "zero": 3})]
+    for opcode, fields in jobs:
+        await bench.issue(opcode, **fields)
+    await bench.idle(200)
+    starts, dones = ([cycle for cycle, name in bench.events if name == event] for event in ("start", "done"))
+    assert starts[1:] == dones[:-1] and len(dones) == len(jobs)
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
@@ -203,6 +281,7 @@ async def refuses_what_it_cannot_do_without_any_access(dut):
         (Opcode.NORM, {**norm, "channels": 2049}, Error.FIELD),
         (Opcode.NORM, {**norm, "words": LayerNorm.longest_row(CONFIG) + 1}, Error.FIELD),
         (Opcode.NORM, {**norm, "constant": blocks - 1}, Error.ADDRESS),
+        (Opcode.NORM, {**norm, "map": 1, "map_base": max(MAP_ROWS - 1, 0)}, Error.ADDRESS if MAP_ROWS else Error.FIELD),
         (Opcode.LOAD, {}, Error.OPCODE),
     ]
     for opcode, fields, error in bad:
@@ -252,7 +331,7 @@ async def reset_leaves_nothing_of_an_instruction(dut, opcode, cycles):
     assert len(bench.written) == 6
 
 
-@pytest.mark.parametrize("lanes", [4, 8])
-def test_row_engine(lanes, tmp_path):
-    component = RowEngine(configuration(lanes))
-    run_component(component, name=f"row_engine_{lanes}", test_module=__file__, test_dir=tmp_path, env={"LANES": str(lanes)}, seed=lanes)
+@pytest.mark.parametrize(("lanes", "map_rows"), [(4, 64), (8, 0), (8, 64)])
+def test_row_engine(lanes, map_rows, tmp_path):
+    component, env = RowEngine(configuration(lanes, map_rows)), {"LANES": str(lanes), "MAP_ROWS": str(map_rows)}
+    run_component(component, name=f"row_engine_{lanes}_{map_rows}", test_module=__file__, test_dir=tmp_path, env=env, seed=lanes)

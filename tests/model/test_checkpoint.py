@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from vitloom.model.checkpoint import infer_config, load_checkpoint, save_checkpoint
+from vitloom.model.float_swin import SwinConfig
 from vitloom.model.float_vit import ViTConfig, random_state
 from vitloom.model.networks import DIGITS, architecture, integer_network, samples
 
@@ -39,6 +40,17 @@ def test_shapes_say_everything_but_heads_and_pixel_statistics(changed):
     config = replace(CONFIG, **changed)
     given = {"num_heads": 3, "mean": (0.1, 0.2), "std": (1, 2)}
     assert infer_config(random_state(config), given) == config
+
+
+def test_shapes_of_a_swin_transformer_say_everything_but_the_size_of_its_images(tmp_path):
+    config = SwinConfig(img_size=56, num_classes=5, embed_dim=16, depths=(2, 1), num_heads=(2, 4), mlp_ratio=2.0)
+    state = random_state(config)
+    assert infer_config(state, {"img_size": 56}) == config
+    with pytest.raises(ValueError, match="does not say its img_size"):
+        infer_config(state, {"num_heads": (2, 4)})
+    save_checkpoint(tmp_path / "c.safetensors", config, state)
+    assert load_checkpoint(tmp_path / "c.safetensors")[0] == config
+    assert load_checkpoint(tmp_path / "c.safetensors", replace(config, num_classes=1000))[0] == config
 
 
 def test_a_fine_tuned_head_may_have_other_classes(tmp_path, state):

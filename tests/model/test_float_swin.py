@@ -101,7 +101,7 @@ def test_observer_sees_every_operator_once():
     parts = ("norm1", "attn.qkv", "attn.qk", "attn.softmax", "attn.av", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     first = [f"layers.0.blocks.{i}.{part}" for i in range(2) for part in parts]
     second = ["layers.1.downsample.norm", "layers.1.downsample.reduction", *(f"layers.1.blocks.0.{part}" for part in parts)]
-    assert names == ["patch_embed", "patch_embed.norm", *first, *second, "norm", "pool", "head.fc"]
+    assert names == ["patch_embed.proj", "patch_embed.norm", *first, *second, "norm", "pool", "head.fc"]
     assert shapes["layers.0.blocks.1.attn.qk"] == (4, 1, 16, 16)
     assert shapes["layers.1.downsample.norm"] == (1, 16, 32)
 

@@ -25,7 +25,10 @@ def test_logits_are_those_of_timm():
         np.testing.assert_allclose(logits, vectors["logits"], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "digits_vit"])
+PUBLISHED = [name for name, config in ARCHITECTURES.items() if isinstance(config, ViTConfig) and name != "digits_vit"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_named_and_shaped_as_in_timm(name):
     suffix = "_patch16_224"
     published = json.loads((DATA / "timm_vit_shapes.json").read_text())[name + suffix]
@@ -34,7 +37,7 @@ def test_parameters_are_named_and_shaped_as_in_timm(name):
 
 def test_every_published_network_has_an_architecture():
     published = json.loads((DATA / "timm_vit_shapes.json").read_text())
-    assert {name.removesuffix("_patch16_224") for name in published} == set(ARCHITECTURES) - {"digits_vit"}
+    assert {name.removesuffix("_patch16_224") for name in published} == set(PUBLISHED)
 
 
 def test_gelu_is_within_its_error_bound():

@@ -118,3 +118,16 @@ def test_bad_arguments_are_refused():
     for scale in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="positive"):
             exp_table(scale)
+
+
+@given(st.lists(st.integers(-128, 127), min_size=1, max_size=40), st.floats(0.005, 1.5))
+def test_masked_keys_have_no_weight_and_change_no_other(row, scale):
+    x, tables = np.array([*row, -127], np.int8), (exp_table(scale), log_table(scale))
+    codes = log_softmax(x, *tables, masked=True)
+    assert (codes[x == -128] == 15).all()
+    np.testing.assert_array_equal(codes[x != -128], log_softmax(x[x != -128], *tables))
+
+
+def test_a_row_without_any_key_is_refused():
+    with pytest.raises(ValueError, match="every row needs a key that is not masked"):
+        log_softmax(np.array([[-128, -128], [0, 1]], np.int8), exp_table(0.1), log_table(0.1), masked=True)

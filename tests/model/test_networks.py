@@ -10,15 +10,19 @@ import pytest
 from vitloom.model.architectures import ARCHITECTURES
 from vitloom.model.checkpoint import save_checkpoint
 from vitloom.model.float_ops import normalise
+from vitloom.model.float_swin import SwinConfig
+from vitloom.model.float_swin import forward as swin_forward
 from vitloom.model.float_vit import ViTConfig, forward, random_state
 from vitloom.model.golden import run
-from vitloom.model.network import IntegerNetwork, LayerNorm, Linear
+from vitloom.model.network import AttentionScores, IntegerNetwork, LayerNorm, Linear
 from vitloom.model.networks import integer_network, network_structure
 from vitloom.model.quantize import quantize
 from vitloom.model.structure import array_formats, vit_structure
+from vitloom.model.swin_structure import swin_structure
 from vitloom.model.synthetic import OUTLIER_SHARE, shaped_images, synthetic_state
 
 SMALL = ViTConfig(img_size=32, patch_size=8, num_classes=5, embed_dim=96, depth=3, num_heads=3)
+SMALL_SWIN = SwinConfig(img_size=56, num_classes=5, embed_dim=32, depths=(2, 2), num_heads=(2, 4))
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def _shapes(network):
     tensors = [replace(tensor, scale=1.0, zero_point=0) for tensor in network.tensors]
     operators = []
     for operator in network.operators:
-        if isinstance(operator, Linear):
+        if isinstance(operator, Linear | AttentionScores):
             operator = replace(operator, residual_zero=0, residual_multiplier=0)
         operators.append(replace(operator, epsilon=1) if isinstance(operator, LayerNorm) else operator)
     arrays = [(name, array.dtype, array.shape) for name, array in network.arrays.items()]
@@ -47,6 +51,23 @@ def test_the_structure_is_that_of_the_quantised_network(changed):
     assert _shapes(vit_structure(config, name="small", scheme=network.scheme, origin="none")) == _shapes(network)
 
 
+def test_the_structure_of_a_swin_transformer_has_its_row_maps_and_masks():
+    network = quantize(SMALL_SWIN, random_state(SMALL_SWIN), shaped_images(SMALL_SWIN, 1), name="small", origin="random")
+    structure = swin_structure(SMALL_SWIN, name="small", scheme=network.scheme, origin="none")
+    assert _shapes(structure) == _shapes(network)
+    for name, array in structure.arrays.items():
+        if name.endswith((".output_rows", ".output_groups", ".window_type")):
+            np.testing.assert_array_equal(array, network.arrays[name], err_msg=name)
+        elif name.endswith("qk.bias"):
+            np.testing.assert_array_equal(array == -128, network.arrays[name] == -128, err_msg=name)
+
+
+@pytest.mark.parametrize("config", [SMALL, SMALL_SWIN])
+def test_a_quantised_network_has_every_array(config):
+    network = quantize(config, random_state(config), shaped_images(config, 1), name="small", origin="random")
+    assert all(any(array.strides) for array in network.arrays.values())
+
+
 def test_the_shipped_network_has_the_structure_of_its_name():
     shipped = integer_network("digits_vit")
     formats = {name: (array.dtype, array.shape) for name, array in shipped.arrays.items() if not name.startswith("cls_token")}
@@ -58,7 +79,8 @@ def test_a_structure_takes_no_time_and_no_memory(name):
     start = time.process_time()
     network = network_structure(name)
     assert time.process_time() - start < 0.2
-    assert not any(any(array.strides) for array in network.arrays.values())
+    assert sum(array.nbytes for array in network.arrays.values() if any(array.strides)) < 1 << 22
+    assert not any(any(array.strides) for name, array in network.arrays.items() if name.endswith(("weight", "multiplier", "shift")))
     assert network.origin == "no weights: shapes only"
 
 
@@ -75,6 +97,16 @@ def test_a_synthetic_network_follows_its_float_logits(small):
     network, images = integer_network(small), shaped_images(SMALL, 16, seed=1)
     expected = forward(SMALL, synthetic_state(SMALL), normalise(SMALL, images))
     given = run(network, images)["head"][:, 0] * network.tensor("head").scale
+    assert np.corrcoef(given.ravel(), expected.ravel())[0, 1] > 0.9
+
+
+def test_a_synthetic_swin_transformer_follows_its_float_logits(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "small_swin", SMALL_SWIN)
+    network, images = integer_network("small_swin"), shaped_images(SMALL_SWIN, 16, seed=1)
+    assert network.origin == "synthetic weights (seed 0), calibrated on 2 images of 1/f noise"
+    assert _shapes(network) == _shapes(network_structure("small_swin"))
+    expected = swin_forward(SMALL_SWIN, synthetic_state(SMALL_SWIN), normalise(SMALL_SWIN, images))
+    given = run(network, images)["head.fc"][:, 0] * network.tensor("head.fc").scale
     assert np.corrcoef(given.ravel(), expected.ravel())[0, 1] > 0.9
 
 

@@ -48,10 +48,9 @@ def test_operators_of_the_integer_network_are_these_products(name):
             case Linear():
                 n, k = network.arrays[f"{operator.name}.weight"].shape
                 found[operator.rows, k, n] += 1
-            case AttentionScores():
-                found[network.tensor(operator.input).rows, columns[operator.input], columns[operator.output]] += operator.heads
-            case AttentionValues():
-                found[network.tensor(operator.input).rows, columns[operator.input], columns[operator.output]] += operator.heads
+            case AttentionScores() | AttentionValues():
+                rows = network.tensor(operator.input).rows // operator.windows
+                found[rows, columns[operator.input], columns[operator.output]] += operator.heads * operator.windows
     expected = Counter()
     for gemm in _published(name):
         expected[gemm.M, gemm.K, gemm.N] += gemm.count
