@@ -111,7 +111,12 @@ def _add_synth(commands: argparse._SubParsersAction) -> None:
 def _add_quantize(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("quantize", help="a float checkpoint to an integer network")
     command.add_argument("checkpoint", metavar="CKPT", type=Path, help="safetensors file with timm's names")
-    command.add_argument("--arch", metavar="A", required=True, help="a network that 'vitloom list' names, or auto: the file says it")
+    command.add_argument(
+        "--arch",
+        metavar="A",
+        required=True,
+        help="a network that 'vitloom list' names; auto: the file says it; auto:num_heads=3,mean=0.5: it says the rest",
+    )
     command.add_argument("--scheme", metavar="S", default=next(iter(SCHEMES)), help=f"one of {', '.join(SCHEMES)}")
     command.add_argument("--calibration", metavar="F", type=Path, required=True, help=".npz file: images, (n, C, H, W) uint8")
     command.add_argument("-o", dest="output", metavar="OUT", type=Path, required=True, help="file to write")

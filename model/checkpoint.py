@@ -26,18 +26,18 @@ State = dict[str, NDArray[np.float32]]
 _SHOWN = 4  # names that an error message lists before it counts
 
 
-def load_checkpoint(path: Path | str, config: Config | None = None) -> tuple[Config, State]:
+def load_checkpoint(path: Path | str, config: Config | None = None, given: Mapping[str, Any] | None = None) -> tuple[Config, State]:
     """Configuration and float32 parameters of a safetensors file; no pickle is ever read.
 
-    config : what the parameters must be; the number of classes is the file's. Without it, the ``config`` JSON of the file's metadata
-    and the shapes of its parameters decide, see :func:`infer_config`.
+    config : what the parameters must be; the number of classes is the file's. Without it, the ``given`` fields, the ``config`` JSON of the
+    file's metadata and the shapes of its parameters decide, in this order, see :func:`infer_config`.
     Raises ``ValueError`` in one sentence for anything else than such a checkpoint.
     """
     tensors, metadata = _read(path)
     if metadata.get("format") == FORMAT:
         raise ValueError(f"{path} is an integer network already; a float checkpoint is wanted")
     if config is None:
-        config = infer_config(tensors, _metadata_config(path, metadata), source=str(path))
+        config = infer_config(tensors, _metadata_config(path, metadata) | dict(given or {}), source=str(path))
     elif (head := tensors.get("head.fc.weight" if isinstance(config, SwinConfig) else "head.weight")) is not None and head.ndim == 2:
         config = replace(config, num_classes=len(head))
     check_state(config, tensors, source=str(path))
@@ -72,7 +72,8 @@ def infer_config(state: Mapping[str, NDArray], given: Mapping[str, Any], source:
     if unknown := sorted(set(given) - known):
         raise ValueError(f"{source}: unknown configuration fields {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     if missing not in given:
-        raise ValueError(f"{source} does not say its {missing}, which is in no shape; name the architecture or put it in the metadata")
+        remedy = f"name the architecture, put it in the metadata, or give --arch auto:{missing}=N"
+        raise ValueError(f"{source} does not say its {missing}, which is in no shape; {remedy}")
     try:
         return family(**(_swin_shapes_say(state) if swin else _shapes_say(state)) | dict(given))
     except (KeyError, IndexError, TypeError) as error:

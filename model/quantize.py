@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -54,17 +56,20 @@ def quantize_checkpoint(checkpoint: Path, arch: str, scheme: str, calibration: P
     """Quantise a file into a file, which appears whole or not at all; also returns the network.
 
     checkpoint : safetensors file with timm's parameter names. arch : a name of :data:`.networks.ARCHITECTURES`, or ``auto`` for
-    the configuration in the file's metadata. calibration : npz file with ``images`` (n, C, H, W) uint8.
+    the configuration in the file's metadata and its shapes, or ``auto:num_heads=3,mean=0.5,std=0.5`` to state fields of it (a mean or
+    standard deviation of several channels: ``0.485/0.456/0.406``). calibration : npz file with ``images`` (n, C, H, W) uint8.
     Raises ``ValueError`` in one sentence for a wrong name or file.
     """
     _quantiser(scheme)
-    config = None if arch == "auto" else architecture(arch)
+    family, _, fields = arch.partition(":")
+    auto = family == "auto"
+    config = None if auto else architecture(arch)
     checkpoint, output = Path(checkpoint), Path(output)
     if not output.parent.is_dir():
         raise ValueError(f"the folder {output.parent} of the output does not exist")
-    config, state = load_checkpoint(checkpoint, config)
+    config, state = load_checkpoint(checkpoint, config, _stated(fields) if auto else None)
     images = _load_images(Path(calibration))
-    name = checkpoint.stem if arch == "auto" else arch
+    name = checkpoint.stem if auto else arch
     network = quantize(config, state, images, scheme=scheme, name=name, origin=checkpoint.name)
     with TemporaryDirectory(dir=output.parent) as folder:
         partial = Path(folder) / output.name
@@ -79,6 +84,19 @@ def quantize_digits(folder: Path = DATA) -> IntegerNetwork:
     images = _load_images(folder / "digits_calibration.npz")
     origin = "trained on scikit-learn's digits by vitloom.model.train_digits"
     return quantize(config, state, images, name="digits_vit", origin=origin, labels=[str(digit) for digit in range(10)])
+
+
+def _stated(text: str) -> dict[str, Any]:
+    """Fields of a configuration from ``name=value,name=value``."""
+    fields: dict[str, Any] = {}
+    for setting in filter(None, text.split(",")):
+        name, _, value = setting.partition("=")
+        try:
+            numbers = [json.loads(part) for part in value.split("/")]
+        except json.JSONDecodeError:
+            raise ValueError(f"--arch auto:… takes name=number settings, not {setting!r}") from None
+        fields[name] = tuple(numbers) if name in ("mean", "std") else numbers[0]
+    return fields
 
 
 def _quantiser(scheme: str) -> Callable[..., IntegerNetwork]:

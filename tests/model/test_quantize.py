@@ -249,3 +249,18 @@ def test_what_cannot_be_quantised_is_refused_and_nothing_written(files, changed,
     with pytest.raises(ValueError, match=message):
         quantize_checkpoint(**(arguments | paths))
     assert sorted(files.iterdir()) == before
+
+
+def test_fields_that_no_shape_says_can_be_stated(tmp_path):
+    with np.load(DATA / "digits_split.npz") as digits:
+        np.savez(tmp_path / "images.npz", images=digits["xtr"][:20, None])
+    arguments = ("fq-vit-8-8-4", tmp_path / "images.npz", tmp_path / "out.safetensors")
+    network = quantize_checkpoint(DATA / "timm_digits_vit.safetensors", "auto:num_heads=3,mean=0.5,std=0.5", *arguments)
+    assert (network.image.mean, network.tensor("blocks.0.attn.qk").groups) == ([0.5], 3)
+    for arch, message in {
+        "auto": "does not say its num_heads",
+        "auto:heads=3": "unknown configuration fields heads",
+        "auto:num_heads=many": "takes name=number settings, not 'num_heads=many'",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            quantize_checkpoint(DATA / "timm_digits_vit.safetensors", arch, *arguments)
