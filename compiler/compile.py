@@ -24,6 +24,7 @@ __all__ = ["compile_network", "pack_input", "unpack_output"]
 _MEMORY_WORDS = 1 << 28
 
 
+_ANY_DEPTH = 1 << 20
 #: A plan that takes so much longer than its busiest engine is good enough.
 _GOOD = 1.003
 #: Instructions of all plans that are tried, at most, once one fits.
@@ -42,15 +43,16 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
         raise ValueError(f"{network.name} takes {size} bytes of external memory; {limit} can be addressed")
     best: tuple[int, Program] | None = None
     lengths: list[int] = []
+    effort = 0
     for program in _programs(network, config, image):
-        lengths.append(len(program.instructions))
-        if lengths[-1] <= config.program_depth:
-            cycles = max(span.end for span in estimate(program.instructions, config))
-            if best is None or cycles < best[0]:
-                best = cycles, program
-            if best[0] <= _GOOD * busiest(program.instructions, config):
-                break
-        if best is not None and sum(lengths) > _EFFORT:
+        if isinstance(program, int):
+            lengths.append(program)
+            continue
+        cycles = max(span.end for span in estimate(program.instructions, config))
+        if best is None or cycles < best[0]:
+            best = cycles, program
+        effort += len(program.instructions)
+        if cycles <= _GOOD * busiest(program.instructions, config) or effort > _EFFORT:
             break
     if best is not None:
         check(best[1])
@@ -62,11 +64,19 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
     raise ValueError(_too_large(network, config, image))
 
 
-def _programs(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> Iterator[Program]:
-    """The program of each plan that fits."""
+class _TooLong(Exception):
+    """A program has so many instructions that the core cannot hold it."""
+
+
+def _programs(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> Iterator[Program | int]:
+    """The program of each plan that fits, or the length of one that is too long."""
     for group in _plans(config):
         for plan in group:
-            program = _fit(network, config, image, plan)
+            try:
+                program = _fit(network, config, image, plan)
+            except _TooLong as error:
+                yield error.args[0]
+                continue
             if program is None:
                 break
             yield program
@@ -82,6 +92,7 @@ def _plans(config: CoreConfig) -> list[list[Plan]]:
         ]
         for chunk in (2 * rows, rows // 2)
     ]
+    fast.insert(1, [Plan(split=1, weight_banks=(banks,), weight_parts=parts, chunk_rows=2 * rows) for parts in (4, 2)])
     sizes = [(2, 2 * rows, 0), (2, rows // 2, 0), (1, rows // 2, 2), (1, rows // 4, 2), (1, rows // 4, 4), (1, rows // 8, 8)]
     frugal = [
         [Plan(split=split, weight_banks=(banks,), weight_parts=2, chunk_rows=chunk, head_split=heads, timed=False, overlap=False)]
@@ -117,7 +128,7 @@ def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) 
     larger = config
     while larger.address_bits < isa.ADDRESS.width:
         larger = replace(larger, scratchpad_bytes=2 * larger.scratchpad_words * larger.lanes)
-        if any(_fit(network, larger, image, group[0]) for group in reversed(_plans(config))):
+        if any(_fit(network, replace(larger, program_depth=_ANY_DEPTH), image, group[0]) for group in reversed(_plans(config))):
             need = larger.scratchpad_words * larger.lanes
             return (
                 f"{network.name} needs a scratchpad of {need} bytes in {config.banks} banks; "
@@ -130,11 +141,16 @@ def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, pl
     lowered = lower(network, config, image, plan)
     if plan.overlap:
         lowered.instructions = load_ahead(lowered.instructions, lowered.buffers, config)
+    if len(lowered.instructions) > config.program_depth:
+        raise _TooLong(len(lowered.instructions))
+    _check_room(lowered, config)
     buffers = _place(lowered, config, plan)
     image = MemoryImage(network, config.lanes, lowered.row_maps)
     regions = image.regions
     resolved = [_resolve(instruction, buffers, regions) for instruction in lowered.instructions]
     instructions = synchronise(resolved, Hazards(buffers, config, placed=True))
+    if len(instructions) > config.program_depth:
+        raise _TooLong(len(instructions))
     by_layer: dict[str, list[int]] = {}
     for index, instruction in enumerate(instructions):
         by_layer.setdefault(instruction.layer, []).append(index)
@@ -151,6 +167,27 @@ def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, pl
         input_region=regions["input"],
         output_regions={name: regions[name] for name in network.outputs},
     )
+
+
+def _check_room(lowered: Emitter, config: CoreConfig) -> None:
+    """Raise :class:`DoesNotFit` where the buffers in use at one point of the program are larger than the scratchpad: no plan is needed."""
+    spans: dict[str, tuple[int, int]] = {}
+    for index, instruction in enumerate(lowered.instructions):
+        for access in (*instruction.reads, *instruction.writes):
+            spans[access.buffer] = spans.get(access.buffer, (index, index))[0], index
+    change = np.zeros(len(lowered.instructions) + 1, np.int64)
+    rings = {name for name, _ in lowered.weights.values()}
+    for name, (first, last) in spans.items():
+        if lowered.buffers[name].space is Space.SCRATCHPAD and name not in rings:
+            change[first] += lowered.buffers[name].words
+            change[last + 1] -= lowered.buffers[name].words
+    used = np.cumsum(change)[:-1]
+    for name in rings & spans.keys():
+        first, last = spans[name]
+        over = used[first : last + 1] + lowered.buffers[name].words > config.scratchpad_words
+        if over.any():
+            layer = lowered.instructions[first + int(np.argmax(over))].layer
+            raise DoesNotFit(name, lowered.phases.get(layer, 0))
 
 
 def _place(lowered: Emitter, config: CoreConfig, plan: Plan) -> dict[str, Buffer]:

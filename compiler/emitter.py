@@ -149,11 +149,11 @@ class Emitter:
     def group_width(self, piece: Piece) -> int:
         return self.buffers[piece.buffer].width // piece.groups
 
-    def wrote(self, tensor: str, rows: slice | NDArray[np.int64], words: int) -> None:
+    def wrote(self, tensor: str, rows: NDArray[np.int64], words: int) -> None:
         """Note that the instructions so far write so many words more of these rows."""
         self.written[tensor] += words * np.bincount(np.arange(len(self.written[tensor]))[rows], minlength=len(self.written[tensor]))
 
-    def is_written(self, tensor: str, rows: slice | NDArray[np.int64]) -> bool:
+    def is_written(self, tensor: str, rows: NDArray[np.int64]) -> bool:
         """Whether the instructions so far write these rows; the input is loaded when it is needed."""
         return tensor == self.network.input or bool((self.written[tensor][rows] >= self.layouts[tensor].width).all())
 
@@ -243,7 +243,7 @@ class Emitter:
         """Words ``word`` .. of rows ``row`` .. of a tensor; the address is the offset in the buffer until the memory plan is made."""
         width = self.buffers[piece.buffer].width
         first, address = piece.group * self.group_width(piece) + word, (row - piece.row) * width + word
-        self.wrote(tensor, slice(row, row + rows), words)
+        self.wrote(tensor, np.arange(row, row + rows), words)
         return TensorSlice(tensor=tensor, row=row, rows=rows, word=first, words=words, address=address, stride=width, padding=padding)
 
     def mapped_slice(self, piece: Piece, tensor: str, row_map: RowMap, word: int, words: int, padding: int | None) -> TensorSlice:

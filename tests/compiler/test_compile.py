@@ -63,6 +63,13 @@ def test_small_memories_change_the_program_but_not_its_results(network, settings
     assert_runs_as_golden(network, program, [None, 0, 1, 2])
 
 
+def test_q_k_and_v_are_made_head_by_head_where_memory_is_short(networks, assert_runs_as_golden):
+    network = networks["37 tokens"]
+    program = compile_network(network, CoreConfig(lanes=4, scratchpad_bytes=8 << 10))
+    assert sum(name.startswith("blocks.0.attn.qkv.k") for name in program.buffers) == 3
+    assert_runs_as_golden(network, program, [None, 0])
+
+
 def test_rows_are_cut_where_accumulators_are_few(network):
     program = compile_network(network, CoreConfig(lanes=8, accumulator_rows=8))
     rows = [i.fields["rows"] for i in program.instructions if i.opcode is isa.Opcode.MATMUL]
