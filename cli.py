@@ -139,7 +139,7 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 
 def _list(given: argparse.Namespace) -> int:
     for title, names in (
-        ("networks", [f"{name} (trained)" if name in SHIPPED else name for name in ARCHITECTURES]),
+        ("networks", [f"{name} ({'trained' if name in SHIPPED else 'synthetic weights'})" for name in ARCHITECTURES]),
         ("presets", PRESETS),
         ("boards", [f"{board.name} ({board.description})" for board in BOARDS.values()]),
         ("schemes", SCHEMES),
