@@ -9,6 +9,10 @@ from .ram import RAM_SOURCE
 
 __all__ = ["to_verilog"]
 
+#: What is everywhere in the Verilog of Yosys: implicit extension and truncation, cases with a default before them, empty ranges of
+#: zero-width fields, names that C++ reserves.
+_LINT_OFF = ("WIDTHEXPAND", "WIDTHTRUNC", "CASEINCOMPLETE", "ASCRANGE", "SYMRSVDWORD")
+
 
 def to_verilog(component: wiring.Component, name: str) -> str:
     """Verilog of ``component`` as module ``name``.
@@ -19,4 +23,5 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
     text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
-    return text + RAM_SOURCE.read_text() if "vitloom_ram" in text else text
+    pragmas = "".join(f"/* verilator lint_off {warning} */\n" for warning in _LINT_OFF)
+    return pragmas + text + (RAM_SOURCE.read_text() if "vitloom_ram" in text else "")
