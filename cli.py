@@ -125,6 +125,8 @@ def _add_quantize(commands: argparse._SubParsersAction) -> None:
 
 def _add_network(command: argparse.ArgumentParser) -> None:
     command.add_argument("network", metavar="NET", help="name of a network, or a quantised network's file")
+    weights = "weights for the named network: a quantised network's file, or a float checkpoint with timm's names"
+    command.add_argument("--checkpoint", metavar="F", type=Path, help=weights)
 
 
 def _add_config(command: argparse.ArgumentParser, *, otherwise: str = "") -> None:
@@ -155,7 +157,7 @@ def _report(given: argparse.Namespace) -> int:
         raise ValueError("report takes --preset, --compare or both")
     if given.clock is not None and not 0 < given.clock < float("inf"):
         raise ValueError(f"--clock must be more than 0 MHz, not {given.clock}")
-    network = _network(given.network, weights=False)
+    network = _network(given.network, given.checkpoint, weights=False)
     programs = {each: compile_network(network, preset(each, given.settings)) for each in dict.fromkeys([name, *presets])}
     reports = {each: report(program, preset=each, clock_mhz=given.clock) for each, program in programs.items()}
     content = reports[name]
@@ -188,7 +190,7 @@ def _compared(text: str) -> list[str]:
 
 def _simulate(given: argparse.Namespace) -> int:
     config = preset(given.preset, given.settings)
-    network = _network(given.network)
+    network = _network(given.network, given.checkpoint)
     images, labels = _images(given, network)
     result = simulate(network, config, images, labels, progress=_progress)
     content = result.content(preset=given.preset)
@@ -244,13 +246,15 @@ def _check_outputs(paths: list[str]) -> None:
             )
 
 
-def _network(name: str, *, weights: bool = True) -> IntegerNetwork:
-    """A built-in network, or the one in a file; without ``weights`` a built-in one may have only its shapes."""
+def _network(name: str, checkpoint: Path | None, *, weights: bool = True) -> IntegerNetwork:
+    """A built-in network, with the user's weights if given, or the one in a file; without ``weights`` it may have only its shapes."""
     if name in ARCHITECTURES:
-        network = integer_network(name) if weights else network_structure(name)
-        if name not in SHIPPED:
+        network = integer_network(name, checkpoint) if weights or checkpoint else network_structure(name)
+        if checkpoint or name not in SHIPPED:
             _progress(f"{name}: {network.origin}")
         return network
+    if checkpoint is not None:
+        raise ValueError(f"--checkpoint goes with the name of a network, one of {', '.join(ARCHITECTURES)}, not with {name!r}")
     if Path(name).exists():
         return IntegerNetwork.load(name)
     raise ValueError(f"no network {name!r}: it is neither a file nor one of {', '.join(ARCHITECTURES)}")

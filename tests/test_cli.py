@@ -12,7 +12,7 @@ from vitloom.boards import BOARDS
 from vitloom.hw.config import PRESETS
 from vitloom.model.checkpoint import save_checkpoint
 from vitloom.model.float_vit import random_state
-from vitloom.model.networks import ARCHITECTURES, samples
+from vitloom.model.networks import ARCHITECTURES, DATA, samples
 from vitloom.model.quantize import SCHEMES
 from vitloom.sim.runner import SimulationError
 from vitloom.sim.simulate import SimulationResult
@@ -126,6 +126,17 @@ def test_a_network_is_reported_from_its_shapes_and_that_is_said(run):
     status, out, error = run("report", "deit_tiny", "--preset", "l16", "--json", "-")
     assert (status, json.loads(out)["total"]["macs"]) == (0, 1253683200)
     assert "deit_tiny: no weights: shapes only" in error
+
+
+def test_a_checkpoint_gives_a_named_network_its_weights(run, refused, tmp_path, network_file):
+    checkpoint, small = DATA / "digits_vit.safetensors", DATA / "digits_vit.int.safetensors"
+    status, out, error = run("report", "digits_vit", "--preset", "l8", "--checkpoint", checkpoint, "--json", "-")
+    assert (status, json.loads(out)["origin"]) == (0, "digits_vit.safetensors, calibrated on 2 images of 1/f noise")
+    assert "1/f noise" in error
+    assert run("report", "digits_vit", "--preset", "l8", "--checkpoint", small)[0] == 0
+    assert "first in cls_token" in refused("report", "deit_tiny", "--preset", "l8", "--checkpoint", checkpoint)
+    assert "does not exist" in refused("report", "deit_tiny", "--preset", "l8", "--checkpoint", tmp_path / "none.safetensors")
+    assert "goes with the name of a network" in refused("report", network_file, "--preset", "l8", "--checkpoint", checkpoint)
 
 
 def test_unknown_names_are_refused_with_the_known_ones(refused, tmp_path):
