@@ -62,10 +62,6 @@ class ViTConfig(ImageConfig):
         return self.prefix_tokens + self.patches
 
     @property
-    def head_dim(self) -> int:
-        return self.embed_dim // self.num_heads
-
-    @property
     def hidden_dim(self) -> int:
         return int(self.embed_dim * self.mlp_ratio)
 
