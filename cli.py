@@ -318,3 +318,5 @@ def _print_result(result: SimulationResult, network: IntegerNetwork) -> None:
     print(f"{result.values_compared} values compared with the golden model: {verdict}")
     print(f"cycles of every instruction {'differ from' if result.differences else 'equal'} the timing model's")
     print(f"{result.cycles_per_second} cycles a second in the simulation, {result.wall_seconds} s in all")
+    if result.elaborate_seconds is not None and result.compile_seconds is not None:
+        print(f"the model, when it was built: {result.elaborate_seconds} s to Verilog, {result.compile_seconds} s to compile")

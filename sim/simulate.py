@@ -6,7 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,10 @@ from ..compiler.compile import compile_network, pack_input
 from ..compiler.program import Program
 from ..hw import isa
 from ..hw.config import CoreConfig
-from ..hw.core import Core
-from ..hw.verilog import to_verilog
 from ..model import golden
 from ..model.network import IntegerNetwork
 from . import trace
+from .conversion import core_verilog
 from .report import layer_rows, model_timings, report
 from .runner import Model, build, run
 from .trace import Mismatch, Trace
@@ -30,7 +29,8 @@ __all__ = ["SimulationResult", "core_model", "memory_plusargs", "simulate", "wri
 
 _BENCH = f"{__package__}.bench_core"  # by name: cocotb, which it imports, is slow to start
 _TESTBENCH = Path(__file__).with_name("testbench.v")
-_MIN_MEMORY = 4 << 20  # bytes of the bench's memory: small networks share one compiled model
+# Bytes of the bench's memory, at least, and by lanes squared: small networks share a compiled model, which takes minutes for a large array.
+_MIN_MEMORY, _MIN_MEMORY_PER_CELL = 4 << 20, 16 << 10
 _SHOWN = 20
 _DONE = 0b010
 
@@ -60,6 +60,8 @@ class SimulationResult:
         All cycles over the wall time between start and interrupt of all runs.
     wall_seconds : float
         Of everything: golden model, compiler, building the model, simulation and comparison.
+    elaborate_seconds, compile_seconds : float or None
+        What converting the core to Verilog and compiling the model took when they were done; both are kept. None where it was not noted.
     """
 
     program: Program
@@ -73,6 +75,8 @@ class SimulationResult:
     cycles: list[int] = field(default_factory=list)
     cycles_per_second: float = 0.0
     wall_seconds: float = 0.0
+    elaborate_seconds: float | None = None
+    compile_seconds: float | None = None
 
     @property
     def bit_exact(self) -> bool:
@@ -96,8 +100,10 @@ class SimulationResult:
         for layer, cycles in zip(content["layers"], self.layer_cycles or [None] * len(content["layers"]), strict=True):
             layer["cycles_rtl"] = cycles
         content["total"]["cycles_rtl"] = self.cycles[0]
-        names = ("bit_exact", "values_compared", "differences", "predictions", "labels", "cycles_per_second", "wall_seconds")
-        return {**content, **{name: getattr(self, name) for name in names}, "mismatches": [asdict(entry) for entry in self.mismatches]}
+        names = ("bit_exact", "values_compared", "differences", "predictions", "labels")
+        measured = ("cycles_per_second", "wall_seconds", "elaborate_seconds", "compile_seconds")
+        found = {name: getattr(self, name) for name in (*names, *measured)}
+        return {**content, **found, "mismatches": [asdict(entry) for entry in self.mismatches]}
 
 
 def simulate(
@@ -121,6 +127,7 @@ def simulate(
     result = SimulationResult(program=program, labels=[int(label) for label in labels] if labels is not None else [])
     progress(f"{len(program.instructions)} instructions; building the core's model, minutes the first time")
     model = core_model(config, program)
+    result.elaborate_seconds, result.compile_seconds = model.elaborate_seconds, model.compile_seconds
     with tempfile.TemporaryDirectory(prefix="vitloom-") as name:
         folder = Path(name)
         write_job(folder, program, [pack_input(program, rows) for rows in tensors[network.input]])
@@ -135,10 +142,12 @@ def simulate(
 
 def core_model(config: CoreConfig, program: Program) -> Model:
     """The core in its bench, compiled, with a memory that holds the program's data."""
-    needed = max(program.memory_words * config.lanes, _MIN_MEMORY) // config.port_bytes
-    parameters = {"WORD_BYTES": config.lanes, "PORT_BYTES": config.port_bytes, "BEATS": 1 << (needed - 1).bit_length()}
-    core = to_verilog(Core(config, trace=True), "core")
-    return build(None, name="testbench", verilog=[core, _TESTBENCH], parameters=parameters)
+    size = max(program.memory_words * config.lanes, _MIN_MEMORY, _MIN_MEMORY_PER_CELL * config.lanes**2)
+    beats = 1 << (size // config.port_bytes - 1).bit_length()
+    parameters = {"WORD_BYTES": config.lanes, "PORT_BYTES": config.port_bytes, "BEATS": beats}
+    core = core_verilog(config)
+    model = build(None, name="testbench", verilog=[core.verilog, _TESTBENCH], parameters=parameters)
+    return replace(model, elaborate_seconds=core.seconds)
 
 
 def memory_plusargs(program: Program) -> list[str]:

@@ -129,6 +129,16 @@ def test_the_second_build_compiles_nothing(accumulator, monkeypatch):
         build(Accumulator(), name="accumulator", optimize="-O1 -DANOTHER")
 
 
+def test_a_model_says_how_long_it_took_to_compile(accumulator, monkeypatch, tmp_path):
+    for folder in runner.cache_directory().glob("runtime-*"):
+        shutil.copytree(folder, tmp_path / folder.name)
+    monkeypatch.setenv("VITLOOM_CACHE", str(tmp_path))
+    seconds = [build(Accumulator(), name="accumulator").compile_seconds for _ in range(2)]
+    assert seconds[0] == seconds[1] > 0
+    next(tmp_path.glob("accumulator-*/compile_seconds.json")).unlink()
+    assert build(Accumulator(), name="accumulator").compile_seconds is None
+
+
 def test_builders_of_the_same_model_compile_it_once(accumulator, monkeypatch, tmp_path):
     compiled = []
 

@@ -9,6 +9,7 @@ from vitloom.compiler.compile import compile_network
 from vitloom.hw.config import preset
 from vitloom.model import golden
 from vitloom.model.networks import integer_network, samples
+from vitloom.sim import conversion
 from vitloom.sim import simulate as simulate_module
 from vitloom.sim.report import model_timings
 from vitloom.sim.simulate import simulate
@@ -53,6 +54,17 @@ def test_the_json_is_the_report_with_what_was_measured(result):
     assert [layer["cycles_rtl"] for layer in content["layers"]] == [layer["cycles"] for layer in content["layers"]]
     names = {"bit_exact", "values_compared", "mismatches", "predictions", "labels", "cycles_per_second", "wall_seconds"}
     assert names <= content.keys()
+
+
+def test_the_seconds_of_the_build_are_kept_with_it(result, tiny_network, tiny_config, tiny_images, monkeypatch):
+    model = simulate_module.core_model(tiny_config(4), result.program)
+    assert (result.elaborate_seconds, result.compile_seconds) == (model.elaborate_seconds, model.compile_seconds)
+    assert result.elaborate_seconds > 0
+    content = result.content(preset="tiny")
+    assert (content["elaborate_seconds"], content["compile_seconds"]) == (model.elaborate_seconds, model.compile_seconds)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(conversion.verilog, "to_verilog", lambda *_: pytest.fail("converted again"))
+    assert simulate(tiny_network, tiny_config(4), tiny_images[:1]).elaborate_seconds == result.elaborate_seconds
 
 
 @pytest.mark.parametrize("lanes", [4, 8])
