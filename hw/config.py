@@ -7,11 +7,15 @@ from dataclasses import asdict, dataclass, replace
 
 from amaranth.utils import ceil_log2
 
-__all__ = ["LANES", "MODES", "PRESETS", "CoreConfig", "preset"]
+__all__ = ["LANES", "MODES", "NARROW", "PRESETS", "CoreConfig", "preset"]
 
 LANES = (4, 8, 12, 16, 32, 64)
 #: Operand modes, in the order of their bits in the configuration register and of their codes in an instruction.
-MODES = ("int8", "log2")
+MODES = ("int8", "log2", "int4", "int2", "binary")
+#: Bits of both operands in the modes that take several products of a byte pair in a cycle.
+NARROW = {"int4": 4, "int2": 2, "binary": 1}
+#: Bits of a product in each mode: of two bytes, of a power of two and a byte, of a dot product of 2, 4 or 8.
+_PRODUCT_BITS = {"int8": 16, "log2": 22, "int4": 9, "int2": 6, "binary": 5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,9 @@ class CoreConfig:
     lanes : int
         L: rows and columns of the array, and bytes of a scratchpad word.
     modes : tuple of str
-        Operand modes of the array (:data:`MODES`).
+        Operand modes of the array (:data:`MODES`). A program needs int8 for a network's first and last layer; an array can do without.
+    packed_weights : bool
+        Whether weights of 1, 2 and 4 bits are unpacked for operands of 8 bits too. A core with a narrow mode (:data:`NARROW`) always does.
     epilogue_lanes : int
         E: accumulators that leave through the epilogue in a cycle: L/4, L/2 or L; 0 stands for the least that hides behind a GEMM with
         K = 64, the head dimension of ViT and DeiT: L**2/64, and L/4 at least.
@@ -51,7 +57,8 @@ class CoreConfig:
     """
 
     lanes: int = 16
-    modes: tuple[str, ...] = MODES
+    modes: tuple[str, ...] = MODES[:2]
+    packed_weights: bool = False
     epilogue_lanes: int = 0
     scratchpad_bytes: int = 2 << 20
     banks: int = 8
@@ -73,8 +80,12 @@ class CoreConfig:
         if self.epilogue_lanes not in (self.lanes // 4, self.lanes // 2, self.lanes):
             raise ValueError(f"epilogue_lanes must be a quarter, half or all of {self.lanes} lanes, not {self.epilogue_lanes}")
         unknown = [mode for mode in self.modes if mode not in MODES]
-        if unknown or "int8" not in self.modes:
-            raise ValueError(f"modes must be int8 and any of {', '.join(MODES[1:])}, not {', '.join(self.modes)}")
+        if unknown or not self.modes or len(set(self.modes)) < len(self.modes):
+            raise ValueError(f"modes must be some of {', '.join(MODES)}, not {', '.join(self.modes) or 'nothing'}")
+        object.__setattr__(self, "modes", tuple(mode for mode in MODES if mode in self.modes))
+        object.__setattr__(self, "packed_weights", bool(self.packed_weights or self.narrow))
+        if self.packed_weights and self.lanes % 8:
+            raise ValueError(f"packed operands need lanes that are a multiple of 8, not {self.lanes}")
         for name in ("banks", "accumulator_rows", "program_depth", "queue_depth", "tables", "constant_channels", "norm_channels"):
             value = getattr(self, name)
             if value < 2 or value & (value - 1):
@@ -122,9 +133,19 @@ class CoreConfig:
         return self.lanes // self.epilogue_lanes
 
     @property
+    def narrow(self) -> bool:
+        """Whether the core has a mode with operands of less than 8 bits, and so packs activations."""
+        return any(mode in NARROW for mode in self.modes)
+
+    @property
+    def product_bits(self) -> int:
+        """Signed width of what a processing element adds in a cycle (log2: 2**14 times -128 has 22 bits)."""
+        return max(_PRODUCT_BITS[mode] for mode in self.modes)
+
+    @property
     def sum_bits(self) -> int:
-        """Signed width of a partial sum in the array: L products of 22 bits (log2: 2**14 times -128)."""
-        return 22 + ceil_log2(self.lanes)
+        """Signed width of a partial sum in the array: L products."""
+        return self.product_bits + ceil_log2(self.lanes)
 
     @property
     def fingerprint(self) -> int:
@@ -165,6 +186,8 @@ _LFE5U_85F = CoreConfig(
 )
 #: Named configurations. Each board of ``boards/`` has a preset of its name.
 PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes in LANES} | {
+    # With binary operands Q.K^T is one k tile for every head, and most GEMMs are few: the epilogue takes a row a cycle.
+    **{f"l{lanes}-all": CoreConfig(lanes=lanes, modes=MODES, epilogue_lanes=lanes) for lanes in (8, 16, 32, 64)},
     # Swin's heads of 32 are one k tile: only a whole row a cycle keeps up with them (Swin-T 92.7 % of the array, with half a row 91.0 %).
     "l32": CoreConfig(lanes=32, epilogue_lanes=32),
     "ulx3s-85f": _LFE5U_85F,

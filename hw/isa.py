@@ -13,6 +13,7 @@ from amaranth.lib import data, enum
 
 __all__ = [
     "BODIES",
+    "CODE_ENTRY",
     "CONSTANT_BYTES",
     "CONSTANT_RECORD",
     "EXP_ENTRY",
@@ -25,6 +26,7 @@ __all__ = [
     "PROGRAM_WINDOW",
     "QUEUES",
     "TABLE_ENTRIES",
+    "Codebook",
     "Error",
     "Form",
     "LoadDirection",
@@ -93,6 +95,8 @@ class Target(enum.Enum, shape=3):
     EXP_TABLE = 4
     #: Word offsets of rows, 4 bytes each, of which the lowest 20 bits count; word w holds the entries from w * L / 4 on.
     ROW_MAP = 5
+    #: Codes of a softmax by the logarithm of the weight, 4 bits each.
+    CODE_TABLE = 6
 
 
 class Mode(enum.Enum, shape=3):
@@ -100,6 +104,18 @@ class Mode(enum.Enum, shape=3):
 
     INT8 = 0
     LOG2 = 1
+    INT4 = 2
+    INT2 = 3
+    BINARY = 4
+
+
+class Codebook(enum.Enum, shape=1):
+    """What the bits of a moving operand mean."""
+
+    #: BINARY: 1 is +1 and 0 is -1. LOG2: code c is 2**-c.
+    SIGNED = 0
+    #: BINARY: 1 is 1 and 0 is 0. LOG2: code c is 2**(-c / 2).
+    UNIT = 1
 
 
 class LoadDirection(enum.Enum, shape=1):
@@ -207,6 +223,19 @@ _MATMUL = data.StructLayout(
         "map": 2,
         "map_base": MAP_ENTRY,
         "form": Form,
+        "codebook": Codebook,
+        # mode INT4: subtracted from every moving operand
+        "moving_zero": signed(4),
+        # bytes of the first k tile's words, from byte 0 on, and of the last k tile's, down from byte L - 1, that count as zero
+        "k_skip": 6,
+        "k_pad": 6,
+        # log2 of the values in a byte of a stationary word (0: int8 .. 3: 1 bit); direction COLUMN: as the mode has it
+        "stationary_packing": 2,
+        # the same for the output: n tile j of a row fills part `part + j` of its words, a word having 2**packing parts; with pack_rows
+        # a word holds 2**packing rows instead, byte c those of column c, and output_row leads from one such word to the next
+        "output_packing": 2,
+        "pack_rows": 1,
+        "part": 3,
         # form RESIDUAL: a residual of -128 gives -128, and any other result is at least -127
         "masked": 1,
         "table": 1,
@@ -230,7 +259,10 @@ _ROW_FIELDS: dict[str, Shape | int] = {
     "output_word": STRIDE,
 }
 # masked: a logit of -128 counts nowhere and gets code 15
-_SOFTMAX = data.StructLayout({**_ROW_FIELDS, "columns": 16, "table": 1, "masked": 1})
+# coded: codes come from a table, by the logarithm of the weight (relative: that of the weight over the row's greatest)
+_SOFTMAX = data.StructLayout(
+    {**_ROW_FIELDS, "columns": 16, "table": 1, "masked": 1, "coded": 1, "relative": 1, "code_table": 1, "output_packing": 2}
+)
 # constant: first block of L channels; log2_channels: floor(log2 channels); map: map[map_base + r] is in place of r * output_row
 _NORM = data.StructLayout(
     {
@@ -242,6 +274,7 @@ _NORM = data.StructLayout(
         "epsilon": 32,
         "map": 1,
         "map_base": MAP_ENTRY,
+        "output_packing": 2,
     }
 )
 
@@ -260,12 +293,15 @@ assert all(HEADER.size + body.size <= INSTRUCTION_BITS for body in BODIES.values
 
 #: Epilogue constants of one channel, 8 bytes. A group of E channels is 8 E bytes, that is 8 E / L words of a LOAD.
 CONSTANT_BYTES = 8
-CONSTANT_RECORD = data.StructLayout({"bias": signed(32), "multiplier": 16, "shift": 8, "residual_shift": 8})
+#: ``row_sum`` times the sum of the moving operand's row is added to the accumulator: the stationary operand's zero point.
+CONSTANT_RECORD = data.StructLayout({"bias": signed(32), "multiplier": 16, "shift": 6, "row_sum": signed(5), "residual_shift": 5})
 #: LayerNorm constants of one channel, 5 bytes. Of a block of L channels, LOAD word b holds byte b of every channel.
 NORM_BYTES = 5
 NORM_RECORD = data.StructLayout({"alpha": 2, "gain": signed(18), "offset": signed(20)})
 #: One entry of the softmax table. Table entries (this, the int8 of an activation table and a map's offset) take 4 bytes each in memory.
 EXP_ENTRY = data.StructLayout({"exp": 16, "log": 12})
+#: One entry of a code table.
+CODE_ENTRY = unsigned(4)
 ENTRY_BYTES = 4
 
 

@@ -7,7 +7,7 @@ The arithmetic of each operator is in ``docs/arithmetic.md``.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -22,6 +22,7 @@ __all__ = [
     "AttentionScores",
     "AttentionValues",
     "AveragePool",
+    "Codes",
     "Constant",
     "Form",
     "ImageFormat",
@@ -35,6 +36,17 @@ __all__ = [
 
 FORMAT = "vitloom-integer-network"
 FORMAT_VERSION = 1
+
+
+class Codes(StrEnum):
+    """What the values of an attention map mean."""
+
+    #: 0..14 is 2**-code, 15 is zero.
+    LOG2 = "log2"
+    #: 0..14 is 2**(-code / 2), 15 is zero.
+    SQRT2 = "sqrt2"
+    #: The integer minus the zero point; of 1 bit, 0 or 1.
+    LINEAR = "linear"
 
 
 class Form(StrEnum):
@@ -61,7 +73,9 @@ class Tensor:
     scale : float
         Real value of one step, for reading results only; no arithmetic uses it. For a PTF tensor the smallest scale.
     bits : int
-        8 (int8), or 32 (int32 logits).
+        8, 4 or 2 (two's complement), 1 (-1 or +1), all in an int8 array; or 32 (int32 logits).
+    unit : bool
+        Values of 1 bit are 0 or 1.
     """
 
     name: str
@@ -71,6 +85,7 @@ class Tensor:
     zero_point: int = 0
     scale: float = 1.0
     bits: int = 8
+    unit: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -96,7 +111,9 @@ class Linear:
     ``.table`` int8 (256); form ``residual`` adds ``.residual_shift`` uint8 (N), and where the residual is a parameter (the position
     embedding) ``residual`` is empty and the rows are ``.residual`` int8 (rows, N). Otherwise ``residual`` names a tensor, read at
     ``output_row + row``.
-    The zero point that the epilogue adds is the output tensor's.
+    The zero point that the epilogue adds is the output tensor's; the result is narrowed to the bits of that tensor.
+    Weights have ``weight_bits``, 8, 4 or 2 (two's complement) or 1 (-1 or +1), and no more than the input. With an array
+    ``.weight_zero`` int8 (N), -15..15, the weight is ``weight - weight_zero``.
 
     A ``mapped`` layer writes row r to ``output_rows[r]`` (array ``<name>.output_rows`` uint16 (rows)), and where the output tensor has
     groups, N is the channels of one and row r goes to group ``output_groups[r]`` (``<name>.output_groups`` uint8 (rows)). It reads the
@@ -115,11 +132,15 @@ class Linear:
     residual_multiplier: int = 0
     mapped: bool = False
     residual_mapped: bool = False
+    weight_bits: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionScores:
-    """Logits ``q . k^T`` of each head, requantized to int8 with one scale for the layer; ``input`` has groups q heads, k heads, v heads.
+    """Logits ``(q - query_zero) . (k - key_zero)^T`` of each head, requantized to int8 with one scale for the layer.
+
+    ``input`` has groups q heads, k heads, and v heads if :class:`AttentionValues` finds its values there too. ``query_zero`` only where
+    it has 4 bits.
 
     Arrays, an entry per head: ``<name>.multiplier`` uint16, ``.shift`` uint8. ``output``: groups = heads, channels = keys.
 
@@ -138,6 +159,8 @@ class AttentionScores:
     residual_zero: int = 0
     residual_multiplier: int = 0
     masked: bool = False
+    query_zero: int = 0
+    key_zero: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +168,9 @@ class LogSoftmax:
     """Log-Int-Softmax of each group of ``input``: 4-bit codes.
 
     Arrays: ``<name>.exp_table`` uint16 (256), ``.log_table`` uint16 (256).
+    With ``coded``, the codes of each group come from ``<name>.code_table`` int8 (groups, 256), values of the output tensor, entry
+    ``i`` for weights of ``2**(-i / 16)``: :func:`.log_softmax.coded_softmax`. With ``relative`` besides, for weights over the row's
+    greatest one: no sum, so that BiViT's rule is a comparison with the maximum.
     The rows are those of ``windows`` windows. With ``masked``, a logit of -128 is a masked key: neither in the maximum nor in the sum,
     and its code is 15.
     """
@@ -154,13 +180,17 @@ class LogSoftmax:
     output: str
     windows: int = 1
     masked: bool = False
+    coded: bool = False
+    relative: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionValues:
-    """Codes times v of each head in log2 arithmetic, ``values`` being the q, k, v tensor. ``output``: groups = heads.
+    """Codes times v of each head; ``values`` has groups v heads, or q heads, k heads, v heads. ``output``: groups = heads.
 
-    Arrays, an entry per output channel: ``<name>.multiplier`` uint16, ``.shift`` uint8.
+    Arrays, an entry per output channel: ``<name>.multiplier`` uint16, ``.shift`` uint8. ``.bias`` int32 where ``codes`` is linear.
+    For linear codes, ``(a - zero point of input) . (v - value_zero)``; a zero point only where the input has 4 bits.
+    Input and values have the same bits, or values have 8 and codes are logarithmic.
     The rows of each of ``windows`` windows see the values of their own window.
     """
 
@@ -170,14 +200,17 @@ class AttentionValues:
     output: str
     heads: int
     windows: int = 1
+    codes: Codes = Codes.LOG2
+    value_zero: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNorm:
-    """PTS LayerNorm of rows 0 .. ``rows`` - 1 of ``input``.
+    """PTS LayerNorm of rows 0 .. ``rows`` - 1 of ``input``, narrowed to the bits of the output tensor.
 
     Arrays: ``<name>.alpha`` uint8 (C), ``.gain`` int32 (C), ``.offset`` int32 (C); if ``mapped``, ``.output_rows`` uint16 (rows): row r is
-    written to row ``output_rows[r]``. The groups of ``input`` are normalised together.
+    written to row ``output_rows[r]``. The groups of ``input`` are normalised together; with ``by_group`` each for itself (a head's q
+    or k), and only as many as the output has.
     """
 
     name: str
@@ -186,6 +219,7 @@ class LayerNorm:
     rows: int
     epsilon: int
     mapped: bool = False
+    by_group: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +325,9 @@ class IntegerNetwork:
         operators = [_OPERATORS[o.pop("kind")](**o) for o in text.pop("operators")]
         for index, operator in enumerate(operators):
             if isinstance(operator, Linear):
-                operators[index] = Linear(**{**asdict(operator), "form": Form(operator.form)})
+                operators[index] = replace(operator, form=Form(operator.form))
+            elif isinstance(operator, AttentionValues):
+                operators[index] = replace(operator, codes=Codes(operator.codes))
         return cls(
             image=ImageFormat(**text.pop("image")),
             tensors=[Tensor(**t) for t in text.pop("tensors")],
