@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from amaranth import Const, Module, Mux, Signal, Value, signed
+from amaranth import Array, Const, Module, Mux, Signal, Value, signed
 from amaranth.hdl import ValueLike
 from amaranth.utils import ceil_log2
 
-__all__ = ["delay", "leading_one", "round_shift", "saturate", "tree_max", "tree_sum"]
+__all__ = ["delay", "leading_one", "narrow", "round_shift", "saturate", "tree_max", "tree_sum"]
 
 
 def _tree(values: Iterable[ValueLike], combine: Callable[[Value, Value], Value]) -> Value:
@@ -42,6 +42,12 @@ def saturate(value: ValueLike, bits: int) -> Value:
     sign, top = value[-1], value[bits - 1 : -1]
     low, high = Const(-(1 << bits - 1), signed(bits)), Const((1 << bits - 1) - 1, signed(bits))
     return Mux(sign, Mux(top.all(), value[:bits].as_signed(), low), Mux(top.any(), high, value[:bits].as_signed()))
+
+
+def narrow(value: ValueLike, packing: ValueLike) -> Value:
+    """A signed value in the low ``8 >> packing`` bits: for 0 as it is, then clipped to -8..7, to -2..1, and as the bit ``value >= 0``."""
+    value = Value.cast(value)
+    return Array([value, saturate(value, 4), saturate(value, 2), value >= 0])[Value.cast(packing)]
 
 
 def round_shift(value: ValueLike, shift: int) -> Value:

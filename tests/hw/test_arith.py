@@ -4,7 +4,7 @@ from amaranth import *
 from amaranth.lib import data
 from amaranth.sim import Simulator
 
-from vitloom.hw.arith import delay, leading_one, round_shift, saturate, tree_max, tree_sum
+from vitloom.hw.arith import delay, leading_one, narrow, round_shift, saturate, tree_max, tree_sum
 from vitloom.model import arith as golden
 
 
@@ -37,6 +37,15 @@ def test_rounding_and_saturation_agree_with_the_model(shape, hardware, model):
     signal = Signal(shape)
     stimulus = np.arange(-512 if shape.signed else 0, 512)
     np.testing.assert_array_equal(evaluate(hardware(signal), signal, stimulus), model(stimulus))
+
+
+@pytest.mark.parametrize("packing", range(4))
+def test_narrow_values_are_clipped_and_one_bit_is_the_sign(packing):
+    signal, bits = Signal(signed(8)), 8 >> packing
+    stimulus = np.arange(-128, 128)
+    model = stimulus >= 0 if bits == 1 else np.clip(stimulus, -(1 << bits - 1), (1 << bits - 1) - 1)
+    results = np.array(evaluate(narrow(signal, C(packing, 2))[:bits], signal, stimulus))
+    np.testing.assert_array_equal(results, model & ((1 << bits) - 1))
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 8, 9])
