@@ -9,13 +9,15 @@ from . import isa
 from .config import CoreConfig
 from .ram import Ram
 
-__all__ = ["READERS", "READ_LATENCY", "WRITERS", "ReadPort", "Scratchpad", "WritePort"]
+__all__ = ["PARTS", "READERS", "READ_LATENCY", "WRITERS", "ReadPort", "Scratchpad", "WritePort"]
 
 #: Clients in the order of ``Scratchpad.reads`` and ``Scratchpad.writes``.
 READERS = ("moving", "stationary", "residual", "rows", "store")
 WRITERS = ("load", "epilogue", "rows")
 #: A read enabled in cycle t has its data in cycle t + READ_LATENCY, and only there.
 READ_LATENCY = 3
+#: Parts of a word that can be written alone in a core with a narrow mode.
+PARTS = 8
 
 
 class ReadPort(wiring.Signature):
@@ -86,6 +88,9 @@ class Scratchpad(wiring.Component):
     -------
     reads : ``In(ReadPort(20, lanes)).array(len(READERS))``
     writes : ``In(WritePort(20, lanes)).array(len(WRITERS))``
+    parts : ``In(PARTS)``
+        With a write of the epilogue: which eighths of its word are written, bit 0 being the lowest bytes; the other clients write whole
+        words. Only with ``config.narrow``.
     halt : ``In(1)``
         No bank is written in a cycle when it is high.
     conflict : ``Out(1)``
@@ -102,6 +107,7 @@ class Scratchpad(wiring.Component):
             {
                 "reads": In(ReadPort(isa.ADDRESS.width, config.lanes)).array(len(READERS)),
                 "writes": In(WritePort(isa.ADDRESS.width, config.lanes)).array(len(WRITERS)),
+                **({"parts": In(PARTS)} if config.narrow else {}),
                 "halt": In(1),
                 "conflict": Out(1),
                 "out_of_range": Out(1),
@@ -129,8 +135,9 @@ class Scratchpad(wiring.Component):
 
     def _bank(self, m, index):
         """One bank with its request registers; returns the word that it reads, and whether clients meet in it."""
-        shape = data.ArrayLayout(signed(8), self.config.lanes)
-        m.submodules[f"bank_{index}"] = memory = Ram(shape=shape, depth=self.config.bank_words)
+        shape, narrow = data.ArrayLayout(signed(8), self.config.lanes), self.config.narrow
+        granularity = shape.size // PARTS if narrow else shape.size
+        m.submodules[f"bank_{index}"] = memory = Ram(shape=shape, depth=self.config.bank_words, granularity=granularity)
         read, write = memory.read, memory.write
         reads, writes = (
             Cat(port.enable & (port.address[len(read.addr) :] == index) for port in clients) for clients in (self.reads, self.writes)
@@ -147,8 +154,13 @@ class Scratchpad(wiring.Component):
         for client, port in enumerate(self.writes):
             with m.If(writes[client]):
                 m.d.sync += [write_address.eq(port.address), write_data.eq(port.data)]
+        allowed = write_valid & ~self.halt
+        if narrow:
+            parts = Signal(PARTS, name=f"parts_{index}", reset_less=True)
+            m.d.sync += parts.eq(Mux(writes[WRITERS.index("epilogue")], self.parts, -1))
+            allowed = Mux(allowed, parts, 0)
         m.d.comb += [read.en.eq(read_valid), read.addr.eq(read_address)]
-        m.d.comb += [write.en.eq(write_valid & ~self.halt), write.addr.eq(write_address), write.data.eq(write_data)]
+        m.d.comb += [write.en.eq(allowed), write.addr.eq(write_address), write.data.eq(write_data)]
         return read.data, _several(reads) | _several(writes)
 
 

@@ -1,14 +1,19 @@
+import os
+
 import cocotb
 import numpy as np
 import pytest
 from cocotb.triggers import RisingEdge
 
 from vitloom.hw.config import CoreConfig
-from vitloom.hw.scratchpad import READ_LATENCY, READERS, WRITERS, Scratchpad
+from vitloom.hw.scratchpad import PARTS, READ_LATENCY, READERS, WRITERS, Scratchpad
+from vitloom.hw.verilog import to_verilog
 from vitloom.sim.runner import run_component
 from vitloom.sim.streams import pack, reset, start_clock, unpack
 
-CONFIG = CoreConfig(lanes=4, banks=4, scratchpad_bytes=4 * 4 * 32)
+PLAIN = CoreConfig(lanes=4, banks=4, scratchpad_bytes=4 * 4 * 32)
+PACKED = CoreConfig(lanes=8, banks=4, scratchpad_bytes=8 * 4 * 32, modes=("int8", "binary"))
+CONFIG = PACKED if "PACKED" in os.environ else PLAIN
 WORDS = CONFIG.bank_words
 
 
@@ -23,7 +28,7 @@ class Bench:
         await self.cycle(wait=False)
         await reset(self.dut)
 
-    async def cycle(self, reads=(), writes=(), halt=0, wait=True):
+    async def cycle(self, reads=(), writes=(), halt=0, wait=True, parts=-1):
         """``reads`` maps a client to an address, ``writes`` a client to an address and a word; returns the number of the cycle."""
         for client in range(len(READERS)):
             getattr(self.dut, f"reads__{client}__enable").value = int(client in reads)
@@ -34,6 +39,8 @@ class Bench:
             getattr(self.dut, f"writes__{client}__address").value = address
             getattr(self.dut, f"writes__{client}__data").value = pack(word)
         self.dut.halt.value = halt
+        if CONFIG.narrow:
+            self.dut.parts.value = parts & (1 << PARTS) - 1
         if wait:
             await RisingEdge(self.dut.clk)
             data = [unpack(getattr(self.dut, f"reads__{client}__data").value, CONFIG.lanes) for client in range(len(READERS))]
@@ -79,10 +86,13 @@ async def random_traffic_equals_a_numpy_memory(dut):
             address = recent[0] if recent else int(bank + rng.integers(WORDS))
             if address not in written:
                 reads[int(client)] = address
-        cycle = await bench.cycle(reads, writes)
+        parts = int(rng.integers(1 << PARTS))
+        cycle = await bench.cycle(reads, writes, parts=parts)
         expected += [(cycle, client, memory[address].copy()) for client, address in reads.items()]
-        for address, value in writes.values():
-            memory[address] = value
+        for client, (address, value) in writes.items():
+            partly = CONFIG.narrow and WRITERS[client] == "epilogue"
+            mask = np.repeat(parts >> np.arange(PARTS) & 1 == 1, CONFIG.lanes // PARTS) if partly else slice(None)
+            memory[address, mask] = value[mask]
         last = written
     for _ in range(READ_LATENCY):
         await bench.cycle()
@@ -162,6 +172,13 @@ async def halt_stops_writes_but_not_reads(dut):
     np.testing.assert_array_equal(await bench.read(0, 0), word(9))
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_scratchpad(seed, tmp_path):
-    run_component(Scratchpad(CONFIG), name="scratchpad", test_module=__file__, test_dir=tmp_path, seed=seed)
+@pytest.mark.parametrize(("config", "env"), [(PLAIN, {}), (PACKED, {"PACKED": "1"})], ids=["plain", "packed"])
+def test_scratchpad(config, env, tmp_path):
+    run_component(Scratchpad(config), name="scratchpad", test_module=__file__, test_dir=tmp_path, env=env, seed=1)
+
+
+@pytest.mark.parametrize(("config", "lane"), [(PLAIN, 32), (PACKED, 8)], ids=["plain", "packed"])
+def test_only_a_core_with_a_narrow_mode_writes_parts_of_words(config, lane):
+    scratchpad = Scratchpad(config)
+    assert ("parts" in scratchpad.signature.members) == config.narrow
+    assert to_verilog(scratchpad, "scratchpad").count(f".LANE(32'd{lane})") == config.banks
