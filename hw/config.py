@@ -148,6 +148,11 @@ class CoreConfig:
         return self.product_bits + ceil_log2(self.lanes)
 
     @property
+    def row_sum_bits(self) -> int:
+        """Signed width of the sum of a row of the moving operand: 1023 words, each of L pairs of -15..15."""
+        return 1 + (1023 * self.lanes * 30).bit_length()
+
+    @property
     def fingerprint(self) -> int:
         """32-bit check of every field that a program depends on; the core shows it in a register and refuses other programs."""
         fields = {name: value for name, value in asdict(self).items() if not name.startswith("memory_")}
