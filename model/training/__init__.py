@@ -1,0 +1,1 @@
+"""Training of low-bit vision transformers in PyTorch (extra ``train``)."""
