@@ -5,11 +5,24 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .layer_norm import layer_norm
-from .log_softmax import MASKED, log_softmax
-from .matmul import int8_matmul, log2_matmul
-from .network import AttentionScores, AttentionValues, AveragePool, Form, ImageFormat, IntegerNetwork, LayerNorm, Linear, LogSoftmax
-from .requantize import apply_table, requantize, requantize_raw, requantize_residual
+from .check import check_network
+from .layer_norm import layer_norm, layer_norm_by_group
+from .log_softmax import MASKED, coded_softmax, log_softmax
+from .matmul import LOG2_WEIGHTS, SQRT2_WEIGHTS, int8_matmul, log2_matmul
+from .network import (
+    AttentionScores,
+    AttentionValues,
+    AveragePool,
+    Codes,
+    Form,
+    ImageFormat,
+    IntegerNetwork,
+    LayerNorm,
+    Linear,
+    LogSoftmax,
+    Operator,
+)
+from .requantize import apply_table, narrow, requantize, requantize_raw, requantize_residual
 
 __all__ = ["patches", "predict", "run"]
 
@@ -35,9 +48,11 @@ def patches(image_format: ImageFormat, images: NDArray[np.uint8]) -> NDArray[np.
 def run(network: IntegerNetwork, images: NDArray[np.uint8]) -> Tensors:
     """Every activation of ``network``.
 
-    images : (B, channels, size, size) uint8. Result: by tensor name, (B, rows, groups * channels): int8 for 8-bit tensors (softmax codes as
-    0..15, the network's input included), int32 for 32-bit ones. Rows that no operator writes are 0.
+    images : (B, channels, size, size) uint8. Result: by tensor name, (B, rows, groups * channels): int8 for tensors of 8 bits and less
+    (softmax codes as 0..15, the network's input included), int32 for 32-bit ones. Rows that no operator writes are 0.
+    Raises ``ValueError`` for wrong images, and for what :func:`.check.check_network` finds.
     """
+    check_network(network)
     rows = patches(network.image, images)
     tensors = {t.name: np.zeros((rows.shape[0], *t.shape), np.int32 if t.bits == 32 else np.int8) for t in network.tensors}
     tensors[network.input][...] = rows
@@ -74,9 +89,10 @@ def predict(network: IntegerNetwork, images: NDArray[np.uint8]) -> NDArray[np.in
 def _linear(network: IntegerNetwork, operator: Linear, tensors: Tensors) -> None:
     name, arrays = operator.name, network.arrays
     target = tensors[operator.output]
-    if (operator.form is Form.RAW) != (target.dtype == np.int32):
-        raise ValueError(f"{name} has the form {operator.form}, but its output {operator.output} is {target.dtype}; only raw gives int32")
-    acc = int8_matmul(tensors[operator.input][:, operator.input_row : operator.input_row + operator.rows], arrays[f"{name}.weight"])
+    weight = arrays[f"{name}.weight"]
+    if (zeros := arrays.get(f"{name}.weight_zero")) is not None:
+        weight = weight - zeros[:, None]
+    acc = int8_matmul(tensors[operator.input][:, operator.input_row : operator.input_row + operator.rows], weight)
     scale = arrays[f"{name}.bias"], arrays[f"{name}.multiplier"], arrays[f"{name}.shift"]
     zero_out = network.tensor(operator.output).zero_point
     rows = _output_rows(network, operator)
@@ -93,6 +109,7 @@ def _linear(network: IntegerNetwork, operator: Linear, tensors: Tensors) -> None
             result = requantize_residual(
                 acc, *scale, zero_out, residual, operator.residual_zero, operator.residual_multiplier, arrays[f"{name}.residual_shift"]
             )
+    result = _narrowed(network, operator, result)
     if (groups := arrays.get(f"{name}.output_groups")) is not None:
         target.reshape(*target.shape[:2], -1, result.shape[-1])[:, rows, groups] = result
     else:
@@ -109,14 +126,15 @@ def _output_rows(network: IntegerNetwork, operator: Linear | LayerNorm) -> slice
 
 def _attention_scores(network: IntegerNetwork, operator: AttentionScores, tensors: Tensors) -> None:
     name, arrays = operator.name, network.arrays
-    groups = _split(tensors[operator.input], operator.windows, 3 * operator.heads)
-    acc = _join(int8_matmul(groups[:, :, : operator.heads], groups[:, :, operator.heads : 2 * operator.heads]))
+    groups = _split(tensors[operator.input], operator.windows, network.tensor(operator.input).groups)
+    queries, keys = groups[:, :, : operator.heads], groups[:, :, operator.heads : 2 * operator.heads]
+    acc = _join(int8_matmul(_less(queries, operator.query_zero), _less(keys, operator.key_zero)))
     columns = acc.shape[-1]
     multiplier, shift = (np.repeat(arrays[f"{name}.{part}"], columns // operator.heads) for part in ("multiplier", "shift"))
     scale = np.zeros(columns, np.int32), multiplier, shift
     zero_out = network.tensor(operator.output).zero_point
     if not operator.bias:
-        tensors[operator.output][...] = requantize(acc, *scale, zero_out)
+        tensors[operator.output][...] = _narrowed(network, operator, requantize(acc, *scale, zero_out))
         return
     bias = arrays[f"{name}.bias"][arrays[f"{name}.window_type"]]  # (windows, heads, T, T)
     rows = np.ascontiguousarray(bias.swapaxes(1, 2)).reshape(-1, columns)
@@ -124,37 +142,66 @@ def _attention_scores(network: IntegerNetwork, operator: AttentionScores, tensor
     logits = requantize_residual(acc, *scale, zero_out, rows, operator.residual_zero, operator.residual_multiplier, residual_shift)
     if operator.masked:
         logits = np.where(rows == MASKED, MASKED, np.maximum(logits, MASKED + 1))
-    tensors[operator.output][...] = logits
+    tensors[operator.output][...] = _narrowed(network, operator, logits)
 
 
 def _log_softmax(network: IntegerNetwork, operator: LogSoftmax, tensors: Tensors) -> None:
     logits = _split(tensors[operator.input], 1, network.tensor(operator.input).groups)
-    exp_table, log_table = (network.arrays[f"{operator.name}.{part}_table"] for part in ("exp", "log"))
-    tensors[operator.output][...] = _join(log_softmax(logits, exp_table, log_table, masked=operator.masked)).view(np.int8)
+    name, arrays = operator.name, network.arrays
+    tables = arrays[f"{name}.exp_table"], arrays[f"{name}.log_table"]
+    if operator.coded:
+        codes = coded_softmax(logits, *tables, arrays[f"{name}.code_table"], masked=operator.masked, relative=operator.relative)
+    else:
+        codes = log_softmax(logits, *tables, masked=operator.masked).view(np.int8)
+    tensors[operator.output][...] = _join(codes)
 
 
 def _attention_values(network: IntegerNetwork, operator: AttentionValues, tensors: Tensors) -> None:
     name, arrays = operator.name, network.arrays
-    codes = _split(tensors[operator.input], operator.windows, operator.heads).view(np.uint8)
-    values = _split(tensors[operator.values], operator.windows, 3 * operator.heads)[:, :, 2 * operator.heads :]
-    acc = _join(log2_matmul(codes, values))
-    no_bias = np.zeros(acc.shape[-1], np.int32)
+    codes = _split(tensors[operator.input], operator.windows, operator.heads)
+    values = _split(tensors[operator.values], operator.windows, network.tensor(operator.values).groups)[:, :, -operator.heads :]
+    if operator.codes is Codes.LINEAR:
+        zero = network.tensor(operator.input).zero_point
+        transposed = np.ascontiguousarray(_less(values, operator.value_zero).swapaxes(-1, -2))
+        acc, bias = _join(int8_matmul(_less(codes, zero), transposed)), arrays[f"{name}.bias"]
+    else:
+        weights = SQRT2_WEIGHTS if operator.codes is Codes.SQRT2 else LOG2_WEIGHTS
+        acc = _join(log2_matmul(codes.view(np.uint8), values, weights))
+        bias = np.zeros(acc.shape[-1], np.int32)
     zero_out = network.tensor(operator.output).zero_point
-    tensors[operator.output][...] = requantize(acc, no_bias, arrays[f"{name}.multiplier"], arrays[f"{name}.shift"], zero_out)
+    result = requantize(acc, bias, arrays[f"{name}.multiplier"], arrays[f"{name}.shift"], zero_out)
+    tensors[operator.output][...] = _narrowed(network, operator, result)
 
 
 def _layer_norm(network: IntegerNetwork, operator: LayerNorm, tensors: Tensors) -> None:
     alpha, gain, offset = (network.arrays[f"{operator.name}.{part}"] for part in ("alpha", "gain", "offset"))
     zero = network.tensor(operator.input).zero_point
     source = tensors[operator.input][:, : operator.rows]
-    tensors[operator.output][:, _output_rows(network, operator)] = layer_norm(source, zero, alpha, gain, offset, operator.epsilon)
+    if operator.by_group:
+        groups = network.tensor(operator.output).groups
+        result = layer_norm_by_group(source[..., : len(alpha)], zero, alpha, gain, offset, operator.epsilon, groups)
+    else:
+        result = layer_norm(source, zero, alpha, gain, offset, operator.epsilon)
+    tensors[operator.output][:, _output_rows(network, operator)] = _narrowed(network, operator, result)
 
 
 def _average_pool(network: IntegerNetwork, operator: AveragePool, tensors: Tensors) -> None:
     total = tensors[operator.input].sum(axis=1, dtype=np.int32)
     arrays, columns = network.arrays, total.shape[-1]
     bias, multiplier, shift = (np.repeat(arrays[f"{operator.name}.{part}"], columns) for part in ("bias", "multiplier", "shift"))
-    tensors[operator.output][:, 0] = requantize(total, bias, multiplier, shift, network.tensor(operator.output).zero_point)
+    result = requantize(total, bias, multiplier, shift, network.tensor(operator.output).zero_point)
+    tensors[operator.output][:, 0] = _narrowed(network, operator, result)
+
+
+def _narrowed(network: IntegerNetwork, operator: Operator, result: NDArray) -> NDArray:
+    """The result in the bits of the output tensor."""
+    tensor = network.tensor(operator.output)
+    return result if tensor.bits >= 8 else narrow(result, tensor.bits, unit=tensor.unit)
+
+
+def _less(values: NDArray[np.int8], zero: int) -> NDArray[np.int8]:
+    """``values - zero`` of at most 4 bits and a zero point of 5; of 8 bits there is none."""
+    return values - np.int8(zero)
 
 
 def _split(tensor: NDArray, windows: int, groups: int) -> NDArray:

@@ -14,6 +14,7 @@ __all__ = [
     "MAX_CHANNELS",
     "NORMAL_FRACTION",
     "layer_norm",
+    "layer_norm_by_group",
     "layer_norm_parameters",
     "layer_norm_reference",
     "row_scalars",
@@ -98,6 +99,26 @@ def layer_norm(
     normal = np.clip(round_shift((_shifted(q, zero, alpha) * slope - intercept) << 11, shift), -limit, limit)
     result = gain.astype(np.int64) * normal + (offset.astype(np.int64) << NORMAL_FRACTION)
     return saturate(round_shift(result, GAIN_FRACTION + NORMAL_FRACTION), 8).astype(np.int8)
+
+
+def layer_norm_by_group(
+    q: NDArray[np.int8],
+    zero: int,
+    alpha: NDArray[np.uint8],
+    gain: NDArray[np.int32],
+    offset: NDArray[np.int32],
+    epsilon: int,
+    groups: int,
+) -> NDArray[np.int8]:
+    """:func:`layer_norm` of each of ``groups`` equal parts of a row on its own: a head's q or k.
+
+    q : (..., groups * C) int8; alpha, gain, offset : (groups * C,). Result of q's shape.
+    """
+    if groups < 1 or q.shape[-1] % groups:
+        raise ValueError(f"{q.shape[-1]} channels are not {groups} equal groups")
+    parts = np.split(np.arange(q.shape[-1]), groups)
+    results = [layer_norm(np.ascontiguousarray(q[..., part]), zero, alpha[part], gain[part], offset[part], epsilon) for part in parts]
+    return np.concatenate(results, axis=-1)
 
 
 def layer_norm_parameters(

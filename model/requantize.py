@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .arith import MAX_SHIFT, check_array, round_shift, saturate
+from .packing import value_range
 
 __all__ = [
     "activation_table",
     "apply_table",
     "gelu",
+    "narrow",
     "requantize",
     "requantize_raw",
     "requantize_residual",
@@ -78,6 +80,16 @@ def apply_table(q: NDArray[np.int8], table: NDArray[np.int8]) -> NDArray[np.int8
     check_array("q", q, np.int8)
     _check_vector("table", table, np.int8, 256)
     return table[q.view(np.uint8) ^ 128]
+
+
+def narrow(y: NDArray[np.int8], bits: int, *, unit: bool = False) -> NDArray[np.int8]:
+    """A result as a value of ``bits`` bits: clipped to the range; of 1 bit whether ``y >= 0``, as +1 or -1 (``unit``: 1 or 0).
+
+    y : int8, any shape. Result int8 of its shape.
+    """
+    check_array("y", y, np.int8)
+    low, high = (np.int8(limit) for limit in value_range(bits, unit=unit))
+    return np.where(y >= 0, high, low) if bits == 1 else np.clip(y, low, high)
 
 
 def residual_parameters(scale: ArrayLike, shift: NDArray[np.uint8]) -> tuple[int, NDArray[np.uint8]]:

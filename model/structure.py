@@ -13,6 +13,7 @@ from .network import (
     AttentionScores,
     AttentionValues,
     AveragePool,
+    Codes,
     Constant,
     Form,
     ImageFormat,
@@ -60,7 +61,8 @@ def vit_structure(config: ViTConfig, *, name: str, scheme: str, origin: str) -> 
 def array_formats(network: IntegerNetwork) -> Formats:
     """Type and shape of every array of the operators, in their order.
 
-    Rows of constants are free, so theirs are not here; neither are row maps, masks and their types.
+    Rows of constants are free, so theirs are not here; neither are row maps, masks and their types. Zero points of weights are where
+    the network has some.
     """
     tensors = {tensor.name: tensor for tensor in network.tensors}
     formats: Formats = {}
@@ -68,7 +70,9 @@ def array_formats(network: IntegerNetwork) -> Formats:
         output = tensors[operator.output]
         merging = isinstance(operator, Linear) and operator.rows > output.rows
         columns = output.channels if merging else output.shape[1]
-        parts = _operator_formats(operator, columns, tensors[operator.input].shape[1])
+        parts = _operator_formats(operator, columns, tensors[operator.input])
+        if f"{operator.name}.weight_zero" in network.arrays:
+            parts["weight_zero"] = (np.int8, (columns,))
         formats |= {f"{operator.name}.{part}": form for part, form in parts.items()}
     return formats
 
@@ -86,7 +90,8 @@ def check_arrays(network: IntegerNetwork, wanted: IntegerNetwork, source: str) -
         raise ValueError(f"{source} is not a {wanted.name}, which has no {extra}")
 
 
-def _operator_formats(operator: Operator, outputs: int, inputs: int) -> Formats:
+def _operator_formats(operator: Operator, outputs: int, source: Tensor) -> Formats:
+    inputs = source.shape[1]
     scale: Formats = {"multiplier": (np.uint16, (outputs,)), "shift": (np.uint8, (outputs,))}
     match operator:
         case Linear():
@@ -102,11 +107,13 @@ def _operator_formats(operator: Operator, outputs: int, inputs: int) -> Formats:
             formats = {"multiplier": (np.uint16, (operator.heads,)), "shift": (np.uint8, (operator.heads,))}
             return formats | ({"residual_shift": (np.uint8, (operator.heads,))} if operator.bias else {})
         case AttentionValues():
-            return scale
+            return scale | ({"bias": (np.int32, (outputs,))} if operator.codes is Codes.LINEAR else {})
         case LogSoftmax():
-            return {"exp_table": (np.uint16, (_TABLE,)), "log_table": (np.uint16, (_TABLE,))}
+            tables: Formats = {"exp_table": (np.uint16, (_TABLE,)), "log_table": (np.uint16, (_TABLE,))}
+            return tables | ({"code_table": (np.int8, (source.groups, _TABLE))} if operator.coded else {})
         case LayerNorm():
-            return {"alpha": (np.uint8, (inputs,)), "gain": (np.int32, (inputs,)), "offset": (np.int32, (inputs,))}
+            channels = outputs if operator.by_group else inputs
+            return {"alpha": (np.uint8, (channels,)), "gain": (np.int32, (channels,)), "offset": (np.int32, (channels,))}
         case AveragePool():
             return {"bias": (np.int32, (1,)), "multiplier": (np.uint16, (1,)), "shift": (np.uint8, (1,))}
 
