@@ -122,6 +122,8 @@ class Core(wiring.Component):
         connect(m, load=load.table, array=array.table)
         connect(m, load=load.norm_constants, rows=rows.norm_write)
         connect(m, load=load.exp_table, rows=rows.exp_write)
+        if self.config.narrow:
+            connect(m, load=load.code_table, rows=rows.code_write)
         if self.config.map_rows:
             connect(m, load=load.row_map, array=array.row_map, rows=rows.row_map)
         for name in ("read_request", "read_data"):

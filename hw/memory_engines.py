@@ -1,5 +1,7 @@
 """Load and store: words between external memory and the memories of the core."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.fifo import SyncFIFO
@@ -19,7 +21,7 @@ from .scratchpad import READ_LATENCY, ReadPort, WritePort
 __all__ = ["LoadEngine", "StoreEngine", "table_words", "target_words"]
 
 #: Targets whose words are written an entry at a time.
-_ENTRIES = (Target.FUNCTION_TABLE, Target.EXP_TABLE, Target.ROW_MAP)
+_ENTRIES = (Target.FUNCTION_TABLE, Target.EXP_TABLE, Target.ROW_MAP, Target.CODE_TABLE)
 
 
 def table_words(lanes: int) -> int:
@@ -38,6 +40,8 @@ def target_words(config: CoreConfig, target: Target) -> int:
             return config.norm_channels // config.lanes * isa.NORM_BYTES
         case Target.ROW_MAP:
             return -(-config.map_rows * isa.ENTRY_BYTES // config.lanes)
+        case Target.CODE_TABLE if not config.narrow:
+            return 0
         case _:
             return config.tables * table_words(config.lanes)
 
@@ -80,6 +84,8 @@ class LoadEngine(wiring.Component):
         To the epilogue, to LayerNorm.
     table : ``Out(TableWrite(config, signed(8)))``
     exp_table : ``Out(TableWrite(config, EXP_ENTRY))``
+    code_table : ``Out(TableWrite(config, CODE_ENTRY))``
+        Only with ``config.narrow``.
     row_map : ``Out(MapWrite(config))``
         Only with ``config.map_rows``.
     """
@@ -103,6 +109,8 @@ class LoadEngine(wiring.Component):
         }
         for name, target in (("constants", Target.CONSTANTS), ("norm_constants", Target.NORM_CONSTANTS)):
             members[name] = Out(WritePort(ceil_log2(target_words(config, target)), lanes))
+        if config.narrow:
+            members["code_table"] = Out(TableWrite(config, isa.CODE_ENTRY))
         if config.map_rows:
             members["row_map"] = Out(MapWrite(config))
         super().__init__(members)
@@ -123,7 +131,7 @@ class LoadEngine(wiring.Component):
         running, full, failed = Signal(), Signal(), Signal()  # full: `word` is complete and is being written
         word = Signal(8 * config.lanes, reset_less=True)
         beat, part = Signal(range(config.beats)), Signal(range(config.lanes // isa.ENTRY_BYTES))
-        entries = Cat(body.target == target for target in _ENTRIES).any()
+        entries = Cat(body.target == target for target in (*self._tables(), Target.ROW_MAP)).any()
         last_part = ~entries | (part == config.lanes // isa.ENTRY_BYTES - 1)
         taken, written = Signal(), Signal()
         m.d.comb += [
@@ -181,7 +189,7 @@ class LoadEngine(wiring.Component):
                     continue  # as if there were no such target
                 with m.Case(target):
                     outside = end > target_words(self.config, target)
-                    if target in (Target.FUNCTION_TABLE, Target.EXP_TABLE):
+                    if target in self._tables():
                         starts = [table * table_words(self.config.lanes) for table in range(self.config.tables)]
                         outside |= ~Cat(body.destination == start for start in starts).any()
                     m.d.comb += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
@@ -208,7 +216,7 @@ class LoadEngine(wiring.Component):
             m.d.sync += entry.eq(entry + 1)
             with m.If(last_part & (entry >= isa.TABLE_ENTRIES - 1)):
                 m.d.sync += [entry.eq(0), table.eq(table + 1)]
-        for target, port in ((Target.FUNCTION_TABLE, self.table), (Target.EXP_TABLE, self.exp_table)):
+        for target, port in self._tables().items():
             m.d.comb += [
                 port.enable.eq(valid & (body.target == target) & (entry < isa.TABLE_ENTRIES)),
                 port.address.eq(Cat(entry[:8], table)),
@@ -216,6 +224,11 @@ class LoadEngine(wiring.Component):
             ]
         if self.config.map_rows:
             self._write_map(m, body, word, valid & (body.target == Target.ROW_MAP), begin)
+
+    def _tables(self) -> dict[Target, Any]:
+        """The port of each table that this core has."""
+        tables = {Target.FUNCTION_TABLE: self.table, Target.EXP_TABLE: self.exp_table}
+        return {**tables, Target.CODE_TABLE: self.code_table} if self.config.narrow else tables
 
     def _write_map(self, m: Module, body: data.View, word: Value, valid: Value, begin: Value) -> None:
         """Write the lowest entry of ``word`` into the row map."""

@@ -9,7 +9,6 @@ from ..hw.config import CoreConfig
 from ..hw.isa import Opcode
 from ..hw.rows.engine import RowEngine
 from ..hw.rows.rsqrt import NORM_SETTINGS
-from ..hw.rows.writer import RowWriter
 from ..hw.scratchpad import READ_LATENCY
 from ..hw.sequencer import Sequencer
 
@@ -34,7 +33,8 @@ class RowTiming:
     def accept(self, cycle: int, instruction: Mapping[str, int]) -> tuple[int, int]:
         """Cycles in which a SOFTMAX or NORM offered from ``cycle`` on is accepted, and in which ``done`` comes."""
         opcode, words = Opcode(instruction["opcode"]), instruction["rows"] * instruction["words"]
-        kind = opcode.value, *(instruction[name] for name in NORM_SETTINGS.members if opcode is Opcode.NORM)
+        shared = ["output_packing", *(NORM_SETTINGS.members if opcode is Opcode.NORM else [])]
+        kind = opcode.value, *(instruction[name] for name in shared)
         full = len(self.dones) == self.dones.maxlen
         start = max(cycle, self.ready, self.dones[-1] if kind != self.kind else self.dones[0] if full else 0)
         unit = RowEngine.unit(opcode)
@@ -43,5 +43,5 @@ class RowTiming:
             place = max(place + cycles, self.left[stage])
             self.left[stage] = place + words
         self.ready, self.kind = start + words + 1, kind
-        self.dones.append(place + unit.after_stages + RowWriter.latency(self.config) + words)
+        self.dones.append(place + unit.after_stages(self.config) + RowEngine.output_latency(self.config) + words)
         return start, self.dones[-1]

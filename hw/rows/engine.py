@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .. import isa
@@ -20,6 +20,7 @@ from .address import RowAddress
 from .layer_norm import LayerNorm
 from .log_softmax import LogSoftmax
 from .norm_constants import NormConstants
+from .packer import RowPacker
 from .rsqrt import MAX_CHANNELS, NORM_SETTINGS
 from .writer import RowWriter
 
@@ -29,13 +30,15 @@ __all__ = ["RowEngine"]
 class RowEngine(wiring.Component):
     """Reads the rows of an instruction from the scratchpad, a word a cycle, and writes log-softmax codes or normalised rows back.
 
-    An instruction is accepted in the cycle after the last read of the one before it, if it uses the same unit and, for NORM, the same
-    settings (:data:`.rsqrt.NORM_SETTINGS`), and if fewer than ``Sequencer.IN_FLIGHT`` are in progress; otherwise in the cycle of the
-    ``done`` that this waits for. So one cycle is lost between instructions of a kind, not the unit's latency, and all end in order.
-    Of a SOFTMAX, lanes from ``columns`` on count nowhere and get code 15.
+    An instruction is accepted in the cycle after the last read of the one before it, if it uses the same unit, packs its output alike and,
+    for NORM, has the same settings (:data:`.rsqrt.NORM_SETTINGS`), and if fewer than ``Sequencer.IN_FLIGHT`` are in progress; otherwise in
+    the cycle of the ``done`` that this waits for. So one cycle is lost between instructions of a kind, not the unit's latency, and all end
+    in order.
+    Of a SOFTMAX, lanes from ``columns`` on count nowhere and get code 15, or the last entry of the code table.
+    With ``config.narrow`` output may be packed (:class:`.packer.RowPacker`): a row is then ``ceil(words / 2**output_packing)`` words.
     Refused, without any access: an opcode of another queue; no rows, words, columns or channels; more words than a row may have, more
-    channels than :data:`.rsqrt.MAX_CHANNELS`, a map in a core without (``Error.FIELD``); constants or map entries outside their memory
-    (``Error.ADDRESS``).
+    channels than :data:`.rsqrt.MAX_CHANNELS`; a map, a code table or packed output in a core without (``Error.FIELD``); constants or map
+    entries outside their memory (``Error.ADDRESS``).
 
     Timing: with ``start`` in cycle a, words are read from cycle a + 1 on. Alone, an instruction is ``done`` in cycle a + :meth:`cycles`;
     after others it may wait for them in the row buffers of its unit, as ``sim/row_timing.py`` says.
@@ -54,6 +57,8 @@ class RowEngine(wiring.Component):
     read : ``Out(ReadPort)``
     write : ``Out(WritePort)``
     exp_write : ``In(TableWrite(config, isa.EXP_ENTRY))``
+    code_write : ``In(TableWrite(config, isa.CODE_ENTRY))``
+        Only with ``config.narrow``.
     norm_write : ``In(NormConstants.write_port(config))``
     row_map : ``In(MapWrite(config))``
         Only with ``config.map_rows``.
@@ -70,6 +75,7 @@ class RowEngine(wiring.Component):
                 "read": Out(ReadPort(isa.ADDRESS.width, config.lanes)),
                 "write": Out(WritePort(isa.ADDRESS.width, config.lanes)),
                 "exp_write": In(TableWrite(config, isa.EXP_ENTRY)),
+                **({"code_write": In(TableWrite(config, isa.CODE_ENTRY))} if config.narrow else {}),
                 "norm_write": In(NormConstants.write_port(config)),
                 **({"row_map": In(MapWrite(config))} if config.map_rows else {}),
             }
@@ -79,11 +85,16 @@ class RowEngine(wiring.Component):
     def unit(opcode: Opcode) -> type[LogSoftmax | LayerNorm]:
         return {Opcode.SOFTMAX: LogSoftmax, Opcode.NORM: LayerNorm}[opcode]
 
+    @staticmethod
+    def output_latency(config: CoreConfig) -> int:
+        """Cycles from the unit's output to the scratchpad's write port."""
+        return (RowPacker.latency if config.narrow else 0) + RowWriter.latency(config)
+
     @classmethod
     def cycles(cls, config: CoreConfig, opcode: Opcode, rows: int, words: int) -> int:
         """Cycles from ``start`` to ``done`` of a SOFTMAX or NORM of ``rows`` rows of ``words`` words that comes alone."""
         # 1 to the first read, and 1 from the last write (rows * words - 1 after the first) to `done`
-        return 1 + READ_LATENCY + cls.unit(opcode).latency(config, words) + RowWriter.latency(config) + rows * words - 1 + 1
+        return 1 + READ_LATENCY + cls.unit(opcode).latency(config, words) + cls.output_latency(config) + rows * words - 1 + 1
 
     def elaborate(self, platform):
         m = Module()
@@ -119,29 +130,38 @@ class RowEngine(wiring.Component):
             m.d.comb += [unit.i.valid.eq(valid & used), unit.i.payload.last.eq(last), unit.i.payload.data.eq(self.read.data)]
             m.d.comb += unit.o.ready.eq(1)
         m.d.comb += softmax.i.payload.keep.eq(delay(m, keep, READ_LATENCY, name="keep"))
-        m.d.comb += [getattr(softmax, name).eq(delay(m, body[name], READ_LATENCY, name=name)) for name in ("table", "masked")]
+        travelling = ("table", "masked", *softmax.coding)
+        m.d.comb += [getattr(softmax, name).eq(delay(m, body[name], READ_LATENCY, name=name)) for name in travelling]
         m.d.comb += [norm.settings[name].eq(norm_body[name]) for name, _ in norm.settings.shape()]
-        m.d.comb += writer.valid.eq(Mux(is_norm, norm.o.valid, softmax.o.valid))
-        m.d.comb += writer.word.eq(Mux(is_norm, norm.o.payload.data, softmax.o.payload.data))
-
-        accepted = self._accept(m, writer.ends, ~reading, is_norm, norm_body)
+        accepted = self._accept(m, writer.ends, ~reading, is_norm, instruction)
         # The target goes to the writer a cycle later, long before the first word.
         m.d.sync += writer.push.eq(accepted)
         m.d.comb += [writer.target[name].eq(norm_body[name]) for name, _ in writer.target.shape()]
         if self.config.map_rows:
             m.d.comb += writer.target.map.eq(norm_body.map & is_norm)
+        result = {"valid": Mux(is_norm, norm.o.valid, softmax.o.valid), "data": Mux(is_norm, norm.o.payload.data, softmax.o.payload.data)}
+        if self.config.narrow:
+            m.submodules.packer = packer = RowPacker(self.config)
+            last = Mux(is_norm, norm.o.payload.last, softmax.o.payload.last)
+            m.d.comb += [packer.i.valid.eq(result["valid"]), packer.i.last.eq(last), packer.i.data.eq(result["data"])]
+            m.d.comb += [packer.packing.eq(self._packing(instruction, is_norm)), packer.clip.eq(is_norm)]
+            m.d.comb += writer.target.words.eq((body.words + (1 << packer.packing) - 1) >> packer.packing)
+            result = {"valid": packer.o.valid, "data": packer.o.data}
+        m.d.comb += [writer.valid.eq(result["valid"]), writer.word.eq(result["data"])]
         with m.If(self.start):
             m.d.sync += [instruction.eq(self.instruction.payload), is_norm.eq(self._opcode() == Opcode.NORM)]
             m.d.sync += [rows_left.eq(incoming.rows), columns_left.eq(incoming.columns), reading.eq(accepted)]
         return m
 
-    def _accept(self, m: Module, ends: Value, free: Value, is_norm: Value, current: data.View) -> Value:
+    def _accept(self, m: Module, ends: Value, free: Value, is_norm: Value, instruction: Value) -> Value:
         """Start an instruction when reading is ``free`` and those in flight do not mind; returns whether it is not refused."""
         flying, accepted = Signal(range(Sequencer.IN_FLIGHT + 1)), Signal()
-        incoming = isa.body(Opcode.NORM, self.instruction.payload)
+        incoming, current = isa.body(Opcode.NORM, self.instruction.payload), isa.body(Opcode.NORM, instruction)
         is_same = (self._opcode() == Opcode.NORM) == is_norm
         for name in NORM_SETTINGS.members:
             is_same &= ~is_norm | (incoming[name] == current[name])
+        if self.config.narrow:
+            is_same &= self._packing(self.instruction.payload, is_norm) == self._packing(instruction, is_norm)
         m.d.comb += [
             self.instruction.ready.eq(free & ((flying == 0) | (is_same & (flying != Sequencer.IN_FLIGHT)))),
             self.start.eq(self.instruction.valid & self.instruction.ready),
@@ -157,6 +177,11 @@ class RowEngine(wiring.Component):
     def _opcode(self) -> Any:
         return isa.HEADER(self.instruction.payload[: isa.HEADER.size]).opcode
 
+    @staticmethod
+    def _packing(instruction: Value, is_norm: Value) -> Value:
+        """Packing of an instruction's output."""
+        return Mux(is_norm, *(isa.body(opcode, instruction).output_packing for opcode in (Opcode.NORM, Opcode.SOFTMAX)))
+
     def _refusals(self) -> list[tuple[Value, Error]]:
         """Conditions under which the instruction offered is refused, in order of precedence."""
         softmax, norm = (isa.body(opcode, self.instruction.payload) for opcode in (Opcode.SOFTMAX, Opcode.NORM))
@@ -167,11 +192,14 @@ class RowEngine(wiring.Component):
             map_error = (mapped & (norm.map_base + norm.rows > self.config.map_rows), Error.ADDRESS)
         else:
             map_error = (mapped, Error.FIELD)
+        packed = Mux(is_norm, norm.output_packing, softmax.output_packing) != 0
+        narrow = packed | (is_softmax & softmax.coded)
         return [
             (~is_softmax & ~is_norm, Error.OPCODE),
             ((softmax.rows == 0) | (softmax.words == 0) | (softmax.words > longest), Error.FIELD),
             (is_softmax & (softmax.columns == 0), Error.FIELD),
             (is_norm & ((norm.channels == 0) | (norm.channels > MAX_CHANNELS)), Error.FIELD),
+            *([] if self.config.narrow else [(narrow, Error.FIELD)]),
             (is_norm & (norm.constant + norm.words > NormConstants.count(self.config)), Error.ADDRESS),
             map_error,
         ]

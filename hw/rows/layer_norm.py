@@ -53,9 +53,6 @@ class LayerNorm(wiring.Component):
         ``address`` is block * 5 + byte.
     """
 
-    #: Cycles from the exit of the row buffer to ``o``.
-    after_stages = _NORMALIZED + _FINISHED
-
     def __init__(self, config: CoreConfig):
         self.config = config
         self.word = data.StructLayout({"data": data.ArrayLayout(signed(8), config.lanes), "last": 1})
@@ -79,10 +76,15 @@ class LayerNorm(wiring.Component):
         """Cycles from the first word of a row on ``i`` to the exit of the row buffer."""
         return (_SHIFTED + words - 1 + _scalar_delay(config) + RowBuffer.latency,)
 
+    @staticmethod
+    def after_stages(config: CoreConfig) -> int:
+        """Cycles from the exit of the row buffer to ``o``."""
+        return _NORMALIZED + _FINISHED
+
     @classmethod
     def latency(cls, config: CoreConfig, words: int) -> int:
         """Cycles from the first word of a row on ``i`` to its first word on ``o``."""
-        return sum(cls.stages(config, words)) + cls.after_stages
+        return sum(cls.stages(config, words)) + cls.after_stages(config)
 
     def elaborate(self, platform):
         m = Module()
