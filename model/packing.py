@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .arith import check_array
 
-__all__ = ["BITS", "check_bits", "check_values", "pack_rows", "pack_values", "unpack_rows", "unpack_values", "value_range"]
+__all__ = ["BITS", "check_bits", "check_values", "pack_codes", "pack_rows", "pack_values", "unpack_rows", "unpack_values", "value_range"]
 
 #: Widths of packed values; 8 / bits of them fill a byte.
 BITS = (8, 4, 2, 1)
@@ -47,10 +47,15 @@ def pack_values(values: NDArray[np.int8], bits: int, *, unit: bool = False) -> N
     Raises ``ValueError`` for values out of :func:`value_range`.
     """
     check_values("values", values, bits, unit=unit)
-    codes = (values > 0).view(np.uint8) if bits == 1 else values.view(np.uint8) & ((1 << bits) - 1)
+    return pack_codes((values > 0).view(np.uint8) if bits == 1 else values.view(np.uint8), bits)
+
+
+def pack_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """The lowest ``bits`` bits of codes as such a stream; shapes as in :func:`pack_values`."""
+    check_array("codes", codes, np.uint8, (None,))
+    check_bits("codes", bits)
     per_byte = 8 // bits
-    missing = -values.shape[-1] % per_byte
-    padded = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, missing)])
+    padded = np.pad(codes & (0xFF >> (8 - bits)), [(0, 0)] * (codes.ndim - 1) + [(0, -codes.shape[-1] % per_byte)])
     fields = padded.reshape(*padded.shape[:-1], -1, per_byte) << (bits * np.arange(per_byte, dtype=np.uint8))
     return np.bitwise_or.reduce(fields, axis=-1)
 

@@ -18,13 +18,14 @@ from ..hw import isa
 from ..hw.memory_engines import table_words, target_words
 from ..hw.sequencer import Sequencer
 from ..model.layer_norm import layer_norm
-from ..model.log_softmax import MASKED, log_softmax
-from ..model.matmul import int8_matmul, log2_matmul
-from ..model.requantize import apply_table, requantize, requantize_raw, requantize_residual
+from ..model.log_softmax import MASKED, coded_softmax, log_softmax
+from ..model.packing import pack_codes, pack_rows, pack_values
+from ..model.requantize import apply_table, narrow, requantize, requantize_raw, requantize_residual
+from .operands import matmul, stationary_words
 
 __all__ = ["Interpreter"]
 
-#: One write: memory, word addresses (n,), and words (n, L).
+#: One write: memory as (pieces, bytes of a piece), number (n,) of each piece, and their content (n, bytes). A piece is a word or a part.
 _Write = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8]]
 
 
@@ -74,14 +75,18 @@ class Interpreter:
         self.external[address : address + words] = content.reshape(words, -1)
         if seed is None:
             for index in range(len(self.headers)):
-                self._write(self._execute(index))
-                self._ended(index)
+                self.execute(index)
         else:
             self._run_queues(np.random.default_rng(seed))
         return {
             name: unpack_output(self.program, name, self.external[address : address + words].tobytes())
             for name, (address, words) in self.program.output_regions.items()
         }
+
+    def execute(self, index: int) -> None:
+        """Instruction ``index`` from its start to its end."""
+        self._write(self._writes(index))
+        self._ended(index)
 
     def _run_queues(self, rng: np.random.Generator) -> None:
         """Dispatch, start and end in any order that queues and tokens allow."""
@@ -105,7 +110,7 @@ class Interpreter:
             elif action == "start":
                 index = queue.waiting.popleft()
                 tokens[:, number] -= self._others(index)
-                queue.flying.append((index, self._execute(index)))
+                queue.flying.append((index, self._writes(index)))
             else:
                 index, writes = queue.flying.popleft()
                 self._write(writes)
@@ -133,7 +138,7 @@ class Interpreter:
         for memory, addresses, words in writes:
             memory[addresses] = words
 
-    def _execute(self, index: int) -> list[_Write]:
+    def _writes(self, index: int) -> list[_Write]:
         """What the instruction writes."""
         fields = self.bodies[index]
         match isa.Opcode(self.headers[index]["opcode"]):
@@ -158,28 +163,32 @@ class Interpreter:
         return self.scratchpad[addresses].view(np.int8)
 
     def _matmul(self, f: dict[str, int]) -> list[_Write]:
-        lanes, rows, k_tiles, n_tiles = self.config.lanes, f["rows"], f["k_tiles"], f["n_tiles"]
-        row, k, n, word = (np.arange(count) for count in (rows, k_tiles, n_tiles, lanes))
-        moving = self._read(f["moving"] + row[:, None] * f["moving_row"] + k * f["moving_k"]).reshape(rows, -1)
+        lanes, rows, n_tiles = self.config.lanes, f["rows"], f["n_tiles"]
+        row, k, n, word = (np.arange(count) for count in (rows, f["k_tiles"], n_tiles, stationary_words(f, lanes)))
+        moving = self.scratchpad[f["moving"] + row[:, None] * f["moving_row"] + k * f["moving_k"]]
         steps = n[:, None, None] * f["stationary_n"] + k[:, None] * f["stationary_k"] + word * f["stationary_word"]
-        tiles = self._read(f["stationary"] + steps)  # n, k, word, byte
-        if f["direction"] == isa.LoadDirection.ROW.value:
-            tiles = tiles.swapaxes(2, 3)
-        weight = np.ascontiguousarray(tiles.swapaxes(1, 2)).reshape(n_tiles * lanes, k_tiles * lanes)
-        if f["mode"] == isa.Mode.LOG2.value:
-            acc = log2_matmul(moving.view(np.uint8) & np.uint8(15), weight.T)
-        else:
-            acc = int8_matmul(moving, weight)
-        result = self._epilogue(f, acc)
-        words = 4 if result.dtype == np.int32 else 1
-        offsets = self._offsets(f, rows, mapped=bool(f["map"] & 1))
-        addresses = f["output"] + offsets[:, None, None] + n[:, None] * f["output_n"] + np.arange(words)
-        return [(self.scratchpad, addresses.ravel(), result.view(np.uint8).reshape(-1, lanes))]
+        acc, row_sums = matmul(f, moving, self.scratchpad[f["stationary"] + steps])
+        result = self._epilogue(f, acc, row_sums).reshape(rows, n_tiles, lanes)
+        packing, bits = f["output_packing"], 8 >> f["output_packing"]
+        if result.dtype == np.int32:
+            offsets = self._offsets(f, rows, mapped=bool(f["map"] & 1))
+            addresses = f["output"] + offsets[:, None, None] + n[:, None] * f["output_n"] + np.arange(4)
+            return [(self.scratchpad, addresses.ravel(), result.view(np.uint8).reshape(-1, lanes))]
+        result = narrow(result, bits)
+        if f["pack_rows"]:
+            words = pack_rows(result.reshape(rows, -1), bits).reshape(-1, lanes)
+            group = np.arange(len(words) // n_tiles)[:, None]
+            return [(self.scratchpad, (f["output"] + group * f["output_row"] + n * f["output_n"]).ravel(), words)]
+        word, part = np.divmod(f["part"] + n, 1 << packing)
+        addresses = f["output"] + self._offsets(f, rows, mapped=bool(f["map"] & 1))[:, None] + word * f["output_n"]
+        parts = self.scratchpad.reshape(-1, lanes >> packing)
+        return [(parts, ((addresses << packing) + part).ravel(), pack_values(result, bits).reshape(-1, lanes >> packing))]
 
-    def _epilogue(self, f: dict[str, int], acc: NDArray[np.int32]) -> NDArray:
+    def _epilogue(self, f: dict[str, int], acc: NDArray[np.int32], row_sums: NDArray[np.int64]) -> NDArray:
         blocks = f["constant"] + np.arange(f["n_tiles"]) * f["constant_n"]
         words = blocks[:, None] * isa.CONSTANT_BYTES + np.arange(isa.CONSTANT_BYTES)
         records = _unpack_records(isa.CONSTANT_RECORD, self.memories[isa.Target.CONSTANTS][words].reshape(-1, isa.CONSTANT_BYTES))
+        acc = (acc + row_sums[:, None] * records["row_sum"]).astype(np.int32)
         scale = records["bias"].astype(np.int32), records["multiplier"].astype(np.uint16), records["shift"].astype(np.uint8)
         match isa.Form(f["form"]):
             case isa.Form.RAW:
@@ -192,7 +201,9 @@ class Interpreter:
                 result = requantize_residual(acc, *scale, f["zero_out"], residual, *parameters)
                 return np.where(residual == MASKED, np.int8(MASKED), np.maximum(result, MASKED + 1)) if f["masked"] else result
             case isa.Form.TABLE:
-                return apply_table(requantize(acc, *scale, f["zero_out"]), self._table(isa.Target.FUNCTION_TABLE, f)[:, 0].view(np.int8))
+                return apply_table(
+                    requantize(acc, *scale, f["zero_out"]), self._table(isa.Target.FUNCTION_TABLE, f["table"])[:, 0].view(np.int8)
+                )
             case _:
                 return requantize(acc, *scale, f["zero_out"])
 
@@ -203,28 +214,38 @@ class Interpreter:
         entries = np.ascontiguousarray(self.memories[isa.Target.ROW_MAP]).view("<u4").ravel()
         return entries[f["map_base"] : f["map_base"] + rows].astype(np.int64) & (1 << isa.ADDRESS.width) - 1
 
-    def _table(self, target: isa.Target, f: dict[str, int]) -> NDArray[np.uint8]:
-        """Entries of the table that an instruction selects, (256, 4) uint8."""
+    def _table(self, target: isa.Target, number: int) -> NDArray[np.uint8]:
+        """Entries of a table, (256, 4) uint8."""
         size = table_words(self.config.lanes)
-        words = self.memories[target][f["table"] * size : (f["table"] + 1) * size]
+        words = self.memories[target][number * size : (number + 1) * size]
         return np.ascontiguousarray(words.reshape(-1)[: isa.TABLE_ENTRIES * isa.ENTRY_BYTES].reshape(-1, isa.ENTRY_BYTES))
 
-    def _rows(self, f: dict[str, int]) -> tuple[NDArray[np.int8], NDArray[np.int64]]:
-        """Input rows (rows, words * L) of a row instruction, and the addresses of its output words."""
+    def _rows(self, f: dict[str, int]) -> NDArray[np.int8]:
+        """Input rows (rows, words * L) of a row instruction."""
         row, word = np.arange(f["rows"])[:, None], np.arange(f["words"])
-        source = self._read(f["input"] + row * f["input_row"] + word * f["input_word"])
+        return self._read(f["input"] + row * f["input_row"] + word * f["input_word"]).reshape(f["rows"], -1)
+
+    def _row_write(self, f: dict[str, int], codes: NDArray[np.uint8]) -> list[_Write]:
+        """The words of codes (rows, words * L), which are packed; what is missing in a row's last word is 0."""
+        lanes, packing = self.config.lanes, f["output_packing"]
+        packed = pack_codes(codes, 8 >> packing)
+        packed = np.pad(packed, [(0, 0), (0, -packed.shape[1] % lanes)])
         offsets = self._offsets(f, f["rows"], mapped=bool(f.get("map", 0)))[:, None]
-        return source.reshape(f["rows"], -1), (f["output"] + offsets + word * f["output_word"]).ravel()
+        addresses = f["output"] + offsets + np.arange(packed.shape[1] // lanes) * f["output_word"]
+        return [(self.scratchpad, addresses.ravel(), packed.reshape(-1, lanes))]
 
     def _softmax(self, f: dict[str, int]) -> list[_Write]:
-        source, addresses = self._rows(f)
-        entries = _unpack_records(isa.EXP_ENTRY, self._table(isa.Target.EXP_TABLE, f))
+        source = self._rows(f)
+        entries = _unpack_records(isa.EXP_ENTRY, self._table(isa.Target.EXP_TABLE, f["table"]))
         tables = entries["exp"].astype(np.uint16), entries["log"].astype(np.uint16)
-        codes = log_softmax(source, *tables, f["columns"], masked=bool(f["masked"]))
-        return [(self.scratchpad, addresses, codes.reshape(-1, self.config.lanes))]
+        if not f["coded"]:
+            return self._row_write(f, log_softmax(source, *tables, f["columns"], masked=bool(f["masked"])))
+        table = (self._table(isa.Target.CODE_TABLE, f["code_table"])[:, 0] & 15).view(np.int8)
+        codes = coded_softmax(source, *tables, table, f["columns"], masked=bool(f["masked"]), relative=bool(f["relative"]))
+        return self._row_write(f, codes.view(np.uint8))
 
     def _norm(self, f: dict[str, int]) -> list[_Write]:
-        source, addresses = self._rows(f)
+        source = self._rows(f)
         lanes, channels = self.config.lanes, f["channels"]
         first = f["constant"] * isa.NORM_BYTES
         planes = self.memories[isa.Target.NORM_CONSTANTS][first : first + f["words"] * isa.NORM_BYTES]
@@ -240,7 +261,12 @@ class Interpreter:
         words[:, unused] = (offset[unused] + 512) >> 10
         parameters = f["zero"], alpha[used], gain[used], offset[used], f["epsilon"]
         words[:, used] = layer_norm(np.ascontiguousarray(source[:, used]), *parameters)
-        return [(self.scratchpad, addresses, words.view(np.uint8).reshape(-1, lanes))]
+        return self._row_write(f, _codes(words, 8 >> f["output_packing"]))
+
+
+def _codes(values: NDArray[np.int8], bits: int) -> NDArray[np.uint8]:
+    """Results of a row, narrowed, as the codes of their bits; of 1 bit 0 for -1."""
+    return np.maximum(narrow(values, bits), 0 if bits == 1 else -128).view(np.uint8)
 
 
 def _unpack_records(layout: data.StructLayout, records: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
