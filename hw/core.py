@@ -11,7 +11,7 @@ from .control import ERROR_SOURCES, ControlPort, ControlRegisters
 from .memory_engines import LoadEngine, StoreEngine
 from .memory_port import MemoryPort
 from .rows.engine import RowEngine
-from .scratchpad import READERS, WRITERS, Scratchpad, WritePort
+from .scratchpad import PARTS, READERS, WRITERS, Scratchpad, WritePort
 from .sequencer import Sequencer
 
 __all__ = ["Core", "TracePort"]
@@ -28,11 +28,14 @@ class TracePort(wiring.Signature):
         An instruction of that queue is accepted; the oldest one has ended.
     array, rows : ``Out(WritePort)``
         Words that the epilogue and the row engine write into the scratchpad in this cycle.
+    parts : ``Out(PARTS)``
+        Eighths of the epilogue's word that are written; always all in a core without a narrow mode.
     """
 
     def __init__(self, config: CoreConfig):
         write = WritePort(isa.ADDRESS.width, config.lanes)
-        super().__init__({"cycle": Out(32), "start": Out(isa.QUEUES), "done": Out(isa.QUEUES), "array": Out(write), "rows": Out(write)})
+        queues = {"start": Out(isa.QUEUES), "done": Out(isa.QUEUES)}
+        super().__init__({"cycle": Out(32), **queues, "array": Out(write), "rows": Out(write), "parts": Out(PARTS)})
 
 
 class Core(wiring.Component):
@@ -118,6 +121,8 @@ class Core(wiring.Component):
             connect(m, client=readers[name], scratchpad=scratchpad.reads[index])
         for index, name in enumerate(WRITERS):
             connect(m, client=writers[name], scratchpad=scratchpad.writes[index])
+        if self.config.narrow:
+            m.d.comb += scratchpad.parts.eq(array.parts)
         connect(m, load=load.constants, array=array.constants)
         connect(m, load=load.table, array=array.table)
         connect(m, load=load.norm_constants, rows=rows.norm_write)
@@ -152,3 +157,4 @@ class Core(wiring.Component):
         ]
         for traced, port in ((self.trace.array, array.output), (self.trace.rows, rows.write)):
             m.d.comb += [getattr(traced, name).eq(getattr(port, name)) for name in ("enable", "address", "data")]
+        m.d.comb += self.trace.parts.eq(array.parts if self.config.narrow else -1)

@@ -11,7 +11,7 @@ from amaranth.utils import ceil_log2, exact_log2
 from .. import isa
 from ..arith import delay
 from ..config import CoreConfig
-from ..epilogue.epilogue import Epilogue, GroupPort
+from ..epilogue.epilogue import PLACING, Epilogue, GroupPort
 from ..epilogue.lane import settings_layout
 from ..row_map import MapWrite, RowMap
 from ..scratchpad import READ_LATENCY, ReadPort
@@ -41,6 +41,9 @@ class Drain(wiring.Component):
     cycles after the begin of the next one, no more than :attr:`WAITING` tiles ever wait: (L + 5) / (L + 1) is below 2.
 
     Addresses are made ``ahead(config)`` cycles before the drain cycle, in which a row's offset is looked up and added.
+
+    With ``config.narrow`` the sum of the moving operand's row goes with its accumulators. Packed results of a row are one part of a word;
+    with ``pack_rows`` a word is written for 2**output_packing rows, and for the last ones of a tile.
 
     Parameters
     ----------
@@ -76,7 +79,7 @@ class Drain(wiring.Component):
     @staticmethod
     def tail(config: CoreConfig) -> int:
         """Cycles from the last drain cycle of a row to the write of its last word."""
-        return READ_LATENCY + 1 + Epilogue.latency
+        return READ_LATENCY + 1 + Epilogue.latency(config)
 
     @staticmethod
     def slack(config: CoreConfig, rows: Any, period: Any) -> Any:
@@ -117,6 +120,10 @@ class Drain(wiring.Component):
         steps = [tile.output_row, tile.output_row]
         if self.config.map_rows:
             steps = [Mux(mapped, 0, tile.output_row) for mapped in tile.map]
+        placing = Signal(PLACING)
+        if self.config.narrow:
+            self._place_in_word(m, placing, tile, row)
+            steps[0] = Mux(placing.ends, steps[0], 0)
         m.d.comb += period_end.eq(phase == Mux(raw, 3, self.config.groups - 1))
         with m.If(left != 0):
             m.d.sync += [left.eq(left - 1), phase.eq(phase + 1)]
@@ -140,12 +147,21 @@ class Drain(wiring.Component):
             self.address.eq(delay(m, written, self.tail(self.config), name="address")),
             self.last.eq(delay(m, (left == 1) & tile.last, ahead + self.tail(self.config), name="last", reset_less=False)),
         ]
-        self._feed_epilogue(m, tile, left != 0, phase, raw)
+        self._feed_epilogue(m, tile, left != 0, phase, raw, placing)
         return m
 
     def _length(self, tile: Any) -> Value:
         """Drain cycles of a tile."""
         return Mux(tile.form == isa.Form.RAW, tile.rows.shift_left(2), tile.rows.shift_left(exact_log2(self.config.groups)))
+
+    def _place_in_word(self, m: Module, placing: data.View, tile: Any, row: Value) -> None:
+        """Where in a word the results of a row lie, and whether it is the last row there."""
+        last_part = ((1 << tile.output_packing) - 1)[:3]
+        m.d.comb += [
+            placing.pack_rows.eq(tile.pack_rows),
+            placing.part.eq(Mux(tile.pack_rows, row & last_part, tile.part)),
+            placing.ends.eq(~tile.pack_rows | ((row & last_part) == last_part) | (row == tile.rows - 1)),
+        ]
 
     def _pace(self, m: Module, take: Value, free: Value) -> None:
         """``take`` a tile when its first row is in the result memories and the drain is ``free``; tell when the next may begin."""
@@ -180,7 +196,7 @@ class Drain(wiring.Component):
             m.d.sync += placed[-1].eq(address + Mux(mapped, row_map.offset, 0))
         return placed
 
-    def _feed_epilogue(self, m: Module, tile: data.View, valid: Value, phase: Value, raw: Value) -> None:
+    def _feed_epilogue(self, m: Module, tile: data.View, valid: Value, phase: Value, raw: Value, placing: data.View) -> None:
         """Hold the row that arrives and give E accumulators of it at a time, ``READ_LATENCY`` + 1 cycles after their drain cycle."""
         arrival = self.ahead(self.config) + READ_LATENCY
         lanes, groups = self.config.epilogue_lanes, self.config.groups
@@ -188,7 +204,8 @@ class Drain(wiring.Component):
         residuals = Signal(data.ArrayLayout(signed(8), self.config.lanes), reset_less=True)
         # For raw a group makes 4E/L words, and comes that many cycles after the group before it.
         spread = exact_log2(4 // groups)
-        issue = Signal(data.StructLayout({name: self.epilogue.signature.members[name].shape for name in ("constant", "settings")}))
+        names = ["constant", "settings", *(["placing"] if self.config.narrow else [])]
+        issue = Signal(data.StructLayout({name: self.epilogue.signature.members[name].shape for name in names}))
         group_valid = Signal()
         group = Mux(raw, phase >> spread, phase)
         m.d.comb += [
@@ -204,8 +221,9 @@ class Drain(wiring.Component):
             m.d.sync += [sums.eq(sums.as_value() >> 32 * lanes), residuals.eq(residuals.as_value() >> 8 * lanes)]
         m.d.comb += [
             self.epilogue.valid.eq(issued_valid),
-            self.epilogue.constant.eq(issued.constant),
-            self.epilogue.settings.eq(issued.settings),
+            *(getattr(self.epilogue, name).eq(issued[name]) for name in names),
             *(self.epilogue.acc[lane].eq(sums[lane]) for lane in range(lanes)),
             *(self.epilogue.residual[lane].eq(residuals[lane]) for lane in range(lanes)),
         ]
+        if self.config.narrow:
+            m.d.comb += [issue.placing.eq(placing), self.epilogue.row_sum.eq(self.result.row_sum)]

@@ -8,7 +8,7 @@ from .. import isa
 from ..config import CoreConfig
 from ..epilogue.epilogue import Epilogue
 from ..row_map import MapWrite
-from ..scratchpad import ReadPort, WritePort
+from ..scratchpad import PARTS, ReadPort, WritePort
 from .accumulators import Accumulators
 from .drain import Drain
 from .fetch import StationaryFetch
@@ -37,6 +37,8 @@ class ArrayEngine(wiring.Component):
         Other than NONE in the cycle in which an instruction is refused.
     moving, stationary, residual : ``Out(ReadPort)``
     output : ``Out(WritePort)``
+    parts : ``Out(PARTS)``
+        Eighths of the word that are written. Only with ``config.narrow``.
     constants, table :
         Writes to the epilogue's memories.
     row_map : ``In(MapWrite(config))``
@@ -57,6 +59,7 @@ class ArrayEngine(wiring.Component):
                 "stationary": Out(read),
                 "residual": Out(read),
                 "output": Out(WritePort(isa.ADDRESS.width, config.lanes)),
+                **({"parts": Out(PARTS)} if config.narrow else {}),
                 "constants": self.epilogue.signature.members["constants"],
                 "table": self.epilogue.signature.members["table"],
                 **({"row_map": In(MapWrite(config))} if config.map_rows else {}),
@@ -99,5 +102,7 @@ class ArrayEngine(wiring.Component):
             self.output.address.eq(drain.address),
             self.output.data.eq(epilogue.o.data),
         ]
+        if self.config.narrow:
+            m.d.comb += [accumulators.row_sum.eq(array.row_sum), self.parts.eq(epilogue.o.parts)]
         m.d.sync += self.done.eq(epilogue.o.valid & drain.last)
         return m

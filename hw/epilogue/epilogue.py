@@ -1,5 +1,7 @@
 """The epilogue: groups of accumulators to scratchpad words."""
 
+import operator
+
 from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -9,10 +11,14 @@ from .. import isa
 from ..arith import delay
 from ..config import CoreConfig
 from ..ram import Ram
-from ..scratchpad import WritePort
+from ..scratchpad import PARTS, WritePort
 from .lane import Lane, TableWrite, settings_layout
 
-__all__ = ["Epilogue", "GroupPort", "Packer"]
+__all__ = ["PLACING", "Epilogue", "GroupPort", "Packer"]
+
+#: Where in its word a row of packed results lies: ``part`` is the number of its part or, with ``pack_rows``, of its bits in each byte;
+#: the word is written with it if it ``ends`` there. Rows of int8 have part 0 and end.
+PLACING = data.StructLayout({"pack_rows": 1, "part": 3, "ends": 1})
 
 
 class Packer(wiring.Component):
@@ -20,6 +26,9 @@ class Packer(wiring.Component):
 
     A group of int8 fills E bytes of a word, the first group the lowest. A raw group is 4 E / L words, which leave in consecutive cycles:
     no group of any form may come in the 4 E / L - 1 cycles after it.
+
+    With ``config.narrow`` the lanes have results of ``8 >> output_packing`` bits: those of a row fill one part of a word (``o_parts`` says
+    which), or with ``pack_rows`` one result of each byte, the rows of a word coming in order from part 0 on; results not given are 0.
 
     Latency: ``latency`` cycles from the last group of a word, or from a raw group to its first word. Throughput: one group a cycle.
 
@@ -33,8 +42,13 @@ class Packer(wiring.Component):
     raw : ``In(1)``
         All 32 bits of each lane are wanted, not the low 8.
     lanes : ``In(ArrayLayout(signed(32), E))``
+    output_packing : ``In(2)``
+        0 with ``raw``. This, ``placing`` and ``o_parts`` only with ``config.narrow``.
+    placing : ``In(PLACING)``
     o_valid : ``Out(1)``
     o : ``Out(ArrayLayout(signed(8), L))``
+    o_parts : ``Out(PARTS)``
+        With ``o_valid``: eighths of the word that it has.
     """
 
     latency = 1
@@ -48,6 +62,7 @@ class Packer(wiring.Component):
                 "lanes": In(data.ArrayLayout(signed(32), config.epilogue_lanes)),
                 "o_valid": Out(1),
                 "o": Out(data.ArrayLayout(signed(8), config.lanes)),
+                **({"output_packing": In(2), "placing": In(PLACING), "o_parts": Out(PARTS)} if config.narrow else {}),
             }
         )
 
@@ -61,16 +76,41 @@ class Packer(wiring.Component):
         left = Signal(range(raw_words))  # words of a raw group after the one on the output
 
         m.d.sync += self.o_valid.eq(left != 0)
+        if config.narrow:
+            m.d.sync += self.o_parts.eq(-1)
         with m.If(self.valid & self.raw):
             m.d.sync += [store.eq(self.lanes), self.o_valid.eq(1), left.eq(raw_words - 1)]
         with m.Elif(self.valid):
             last = group == config.groups - 1
-            low = Cat(lane[:8] for lane in self.lanes)
-            m.d.sync += [store.eq(Cat(store[:word_bits], low)[len(low) :]), self.o_valid.eq(last), group.eq(Mux(last, 0, group + 1))]
+            ends = self.placing.ends if config.narrow else 1
+            m.d.sync += [store.eq(self._fill(m, store[:word_bits])), self.o_valid.eq(last & ends), group.eq(Mux(last, 0, group + 1))]
         with m.Elif(left != 0):
             m.d.sync += [store.eq(store[word_bits:]), left.eq(left - 1)]
         m.d.comb += self.o.eq(store[:word_bits])
         return m
+
+    def _fill(self, m: Module, word: Value) -> Value:
+        """``word`` with the group shifted in at its end or, packed, at the end of all its parts."""
+        lanes = list(self.lanes)
+        low = Cat(lane[:8] for lane in lanes)
+        if not self.config.narrow:
+            return Cat(word, low)[len(low) :]
+        # Bit i of a word's bytes, as eighth i of a word, is part i >> (3 - packing) of them.
+        packing, part = self.output_packing, self.placing.part
+        here, before = (
+            Array(Cat(compare(part, bit >> 3 - log2) for bit in range(8)) for log2 in range(4))[packing]
+            for compare in (operator.eq, operator.gt)
+        )
+        m.d.sync += self.o_parts.eq(here | self.placing.pack_rows.replicate(PARTS))
+        by_row, by_column = [], []
+        for log2 in range(4):
+            fields = [lane[: 8 >> log2] for lane in lanes]
+            parts = [word.word_select(index, len(word) >> log2) for index in range(1 << log2)]
+            by_row.append(Cat(Cat(end, *fields)[(8 >> log2) * len(lanes) :] for end in parts))
+            by_column.append(Cat(field.replicate(1 << log2) for field in fields))
+        kept = before.replicate(len(lanes)) & word[: len(low)]
+        rows = Cat(word, here.replicate(len(lanes)) & Array(by_column)[packing] | kept)[len(low) :]
+        return Mux(self.placing.pack_rows, rows, Array(by_row)[packing])
 
 
 class GroupPort(wiring.Signature):
@@ -84,6 +124,9 @@ class GroupPort(wiring.Signature):
     constant : ``In(n)``
         Number of the group: block of L channels times L / E, plus the group in it.
     settings : ``In(settings_layout(config))``
+    row_sum : ``In(signed(config.row_sum_bits))``
+        Sum of the moving operand's row. This and ``placing`` only with ``config.narrow``.
+    placing : ``In(PLACING)``
     """
 
     def __init__(self, config: CoreConfig):
@@ -95,6 +138,7 @@ class GroupPort(wiring.Signature):
                 "residual": In(data.ArrayLayout(signed(8), lanes)),
                 "constant": In(range(config.constant_channels // config.lanes * config.groups)),
                 "settings": In(settings_layout(config)),
+                **({"row_sum": In(signed(config.row_sum_bits)), "placing": In(PLACING)} if config.narrow else {}),
             }
         )
 
@@ -102,7 +146,8 @@ class GroupPort(wiring.Signature):
 class Epilogue(wiring.Component):
     """E lanes (:class:`.lane.Lane`) with the constants of their channels, and a :class:`Packer`. Always ready.
 
-    Latency: ``latency`` cycles from the last group of a word to the word, from a raw group to its first word, the same for all forms.
+    Latency: ``latency(config)`` cycles from the last group of a word to the word, from a raw group to its first word, the same for all
+    forms.
     Throughput: one group of E accumulators a cycle; after a raw group none for 4 E / L - 1 cycles.
 
     Parameters
@@ -111,28 +156,31 @@ class Epilogue(wiring.Component):
 
     Members
     -------
-    i : ``In``
-        ``valid``, ``acc`` (E signed(32)), ``residual`` (E signed(8)), ``constant`` (number of the group: block of L channels times L / E,
-        plus the group in it), ``settings`` (:func:`.lane.settings_layout`). The groups of a word come in order, no others between.
+    i : ``In(GroupPort)``
+        The groups of a word come in order, no others between.
     o : ``Out``
-        ``valid``, ``data`` (L signed(8)): lane 0 first; raw lanes have 4 bytes each, little-endian.
+        ``valid``, ``data`` (L signed(8)): lane 0 first; raw lanes have 4 bytes each, little-endian. With ``config.narrow`` also ``parts``
+        (PARTS): the eighths of the word that there are.
     constants : ``In(WritePort)``
         Constants in words of L bytes: group g is words 8 E / L * g and following, little-endian :data:`.isa.CONSTANT_RECORD` in a row.
         A group presented in the cycle of a write of its constants has undefined ones, in the next cycle the new ones.
     table : ``In(TableWrite(config, signed(8)))``
     """
 
-    latency = 2 + Lane.latency + Packer.latency
+    @staticmethod
+    def latency(config: CoreConfig) -> int:
+        return 2 + Lane.latency(config) + Packer.latency
 
     def __init__(self, config: CoreConfig):
         self.config = config
         lanes = config.epilogue_lanes
         self.rows = config.constant_channels // config.lanes * config.groups
         self.words = isa.CONSTANT_BYTES * lanes // config.lanes
+        word = {"valid": Out(1), "data": Out(data.ArrayLayout(signed(8), config.lanes)), **({"parts": Out(PARTS)} if config.narrow else {})}
         super().__init__(
             {
                 "i": Out(GroupPort(config)),
-                "o": Out(wiring.Signature({"valid": Out(1), "data": Out(data.ArrayLayout(signed(8), config.lanes))})),
+                "o": Out(wiring.Signature(word)),
                 "constants": In(WritePort(ceil_log2(self.rows * self.words), config.lanes)),
                 "table": In(TableWrite(config, signed(8))),
             }
@@ -143,18 +191,27 @@ class Epilogue(wiring.Component):
         config = self.config
         records = self._constants(m)
         acc, residual, settings = (delay(m, getattr(self.i, name), 2, name=name) for name in ("acc", "residual", "settings"))
+        row_sum = delay(m, self.i.row_sum, 2, name="row_sum") if config.narrow else None
         m.submodules.packer = packer = Packer(config)
         for index in range(config.epilogue_lanes):
             m.submodules[f"lane_{index}"] = lane = Lane(config)
             m.d.comb += [lane.acc.eq(acc[index]), lane.residual.eq(residual[index]), lane.record.eq(records[index])]
             m.d.comb += [lane.settings.eq(settings), packer.lanes[index].eq(lane.o)]
+            if config.narrow:
+                m.d.comb += lane.row_sum.eq(row_sum)
             connect(m, table=flipped(self.table), lane=lane.table)
         m.d.comb += [
-            packer.valid.eq(delay(m, self.i.valid, self.latency - Packer.latency, name="valid", reset_less=False)),
-            packer.raw.eq(delay(m, settings.form == isa.Form.RAW, Lane.latency, name="raw")),
+            packer.valid.eq(delay(m, self.i.valid, 2 + Lane.latency(config), name="valid", reset_less=False)),
+            packer.raw.eq(delay(m, settings.form == isa.Form.RAW, Lane.latency(config), name="raw")),
             self.o.valid.eq(packer.o_valid),
             self.o.data.eq(packer.o),
         ]
+        if config.narrow:
+            m.d.comb += [
+                packer.output_packing.eq(delay(m, settings.output_packing, Lane.latency(config), name="output_packing")),
+                packer.placing.eq(delay(m, self.i.placing, 2 + Lane.latency(config), name="placing")),
+                self.o.parts.eq(packer.o_parts),
+            ]
         return m
 
     def _constants(self, m: Module) -> data.View:

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
-from ..arith import delay, saturate
+from ..arith import delay, narrow, saturate
 from ..config import CoreConfig
 from ..ram import Ram
 
@@ -23,6 +23,7 @@ def settings_layout(config: CoreConfig) -> data.StructLayout:
             "residual_zero": signed(8),
             "residual_multiplier": 16,
             "masked": 1,
+            **({"output_packing": 2} if config.narrow else {}),
         }
     )
 
@@ -55,7 +56,10 @@ class Lane(wiring.Component):
     ``shift - 1`` in two steps, and ``(v + 2 * zero + 1) >> 1`` then is the last bit of the shift, the rounding and the zero point at once.
     Golden model: :func:`model.requantize.requantize` and its neighbours. Uses three 18 x 18 multipliers.
 
-    Latency: ``latency`` cycles. Throughput: one accumulator a cycle.
+    With ``config.narrow`` there are two stages more: ``acc + row_sum * record.row_sum``, which fits 32 bits, is in place of acc
+    (``docs/low-bit.md``), and the result is clipped to its bits at last, also one of a table.
+
+    Latency: ``latency(config)`` cycles. Throughput: one accumulator a cycle.
 
     Parameters
     ----------
@@ -67,14 +71,21 @@ class Lane(wiring.Component):
     residual : ``In(signed(8))``
         Not used but by the residual form.
     record : ``In(isa.CONSTANT_RECORD)``
-        Constants of the channel, ``1 <= shift <= 32`` and ``residual_shift <= 31``.
+        Constants of the channel, ``1 <= shift <= 32``.
+    row_sum : ``In(signed(config.row_sum_bits))``
+        Sum of the moving operand's row. Only with ``config.narrow``.
     settings : ``In(settings_layout(config))``
     o : ``Out(signed(32))``
-        The raw result, or an int8.
+        The raw result, or an int8; of ``8 >> output_packing`` bits it is in the lowest ones, and 1 bit is whether the int8 is at least 0.
     table : ``In(TableWrite(config, signed(8)))``
     """
 
-    latency = 11
+    #: Stages of a core without a narrow mode.
+    STAGES = 11
+
+    @classmethod
+    def latency(cls, config: CoreConfig) -> int:
+        return cls.STAGES + (2 if config.narrow else 0)
 
     def __init__(self, config: CoreConfig):
         self.config = config
@@ -83,6 +94,7 @@ class Lane(wiring.Component):
                 "acc": In(signed(32)),
                 "residual": In(signed(8)),
                 "record": In(isa.CONSTANT_RECORD),
+                **({"row_sum": In(signed(config.row_sum_bits))} if config.narrow else {}),
                 "settings": In(settings_layout(config)),
                 "o": Out(signed(32)),
                 "table": In(TableWrite(config, signed(8))),
@@ -97,16 +109,20 @@ class Lane(wiring.Component):
             m.d.sync += target.eq(value)
             return target
 
-        record = self.record
-        settings = [self.settings]  # settings[n] is beside what register stage n made
-        for stage in range(1, self.latency):
+        acc, residual, record, settings = self.acc, self.residual, self.record, [self.settings]
+        correction: Value = C(0)
+        if self.config.narrow:
+            correction = register("correction", signed(self.config.row_sum_bits + 5), self.row_sum * record.row_sum)
+            acc, residual, record = (delay(m, getattr(self, name), 1, name=name) for name in ("acc", "residual", "record"))
+            settings = [delay(m, self.settings, 1, name="settings")]
+        for stage in range(1, self.STAGES + 1):  # settings[n] is beside what register stage n made
             settings.append(delay(m, settings[-1], 1, name=f"settings_{stage}"))
 
         # 1: bias and zero point. Without a residual the term is 0.
-        biased = register("biased", signed(33), self.acc + record.bias)
+        biased = register("biased", signed(33), acc + record.bias + correction)
         masked = (settings[0].form == isa.Form.RESIDUAL) & settings[0].masked
-        hidden = register("hidden", 1, masked & (self.residual == -128))
-        centred = register("centred", signed(9), Mux(settings[0].form == isa.Form.RESIDUAL, self.residual - settings[0].residual_zero, 0))
+        hidden = register("hidden", 1, masked & (residual == -128))
+        centred = register("centred", signed(9), Mux(settings[0].form == isa.Form.RESIDUAL, residual - settings[0].residual_zero, 0))
         multiplier = register("multiplier", 16, record.multiplier)
 
         # 2: partial products that fit 18 x 18 multipliers
@@ -115,7 +131,7 @@ class Lane(wiring.Component):
         term = register("term", signed(25), centred * settings[1].residual_multiplier)
 
         # 3, 4: product; residual term to the left, by multiples of 8, then by the rest
-        residual_shift = delay(m, record.residual_shift[:5], 2, name="residual_shift")
+        residual_shift = delay(m, record.residual_shift, 2, name="residual_shift")
         product = register("product", signed(49), high.shift_left(16) + low)
         coarse = register("coarse", signed(49), term << Cat(C(0, 3), residual_shift[3:]))
         product = delay(m, product, 1, name="product")
@@ -138,7 +154,11 @@ class Lane(wiring.Component):
         found = self._look_up(m, Cat(entry, settings[9].table))
         raised = result | (delay(m, masked, 9, name="masked") & (result[:8] == 0x80))
         passed = register("passed", signed(32), Mux(delay(m, hidden, 8, name="hidden"), -128, raised))
-        m.d.comb += self.o.eq(register("selected", signed(32), Mux(settings[10].form == isa.Form.TABLE, found, passed)))
+        selected = register("selected", signed(32), Mux(settings[10].form == isa.Form.TABLE, found, passed))
+        if self.config.narrow:
+            clipped = narrow(selected[:8].as_signed(), settings[11].output_packing)
+            selected = register("narrowed", signed(32), Cat(clipped[:8], selected[8:]))
+        m.d.comb += self.o.eq(selected)
         return m
 
     def _look_up(self, m: Module, address: Value) -> Value:
