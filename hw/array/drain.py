@@ -215,7 +215,8 @@ class Drain(wiring.Component):
         ]
         issued = delay(m, issue, arrival + 1, name="issue")
         issued_valid = delay(m, group_valid, arrival + 1, name="issue_valid", reset_less=False)
-        with m.If(delay(m, valid & (phase == 0), arrival, name="arrival", reset_less=False)):
+        arrived = delay(m, valid & (phase == 0), arrival, name="arrival", reset_less=False)
+        with m.If(arrived):
             m.d.sync += [sums.eq(self.result.data), residuals.eq(self.residual.data)]
         with m.Elif(issued_valid):
             m.d.sync += [sums.eq(sums.as_value() >> 32 * lanes), residuals.eq(residuals.as_value() >> 8 * lanes)]
@@ -226,4 +227,7 @@ class Drain(wiring.Component):
             *(self.epilogue.residual[lane].eq(residuals[lane]) for lane in range(lanes)),
         ]
         if self.config.narrow:
-            m.d.comb += [issue.placing.eq(placing), self.epilogue.row_sum.eq(self.result.row_sum)]
+            row_sum = Signal.like(self.result.row_sum, name="row_sum", reset_less=True)
+            with m.If(arrived):
+                m.d.sync += row_sum.eq(self.result.row_sum)
+            m.d.comb += [issue.placing.eq(placing), self.epilogue.row_sum.eq(row_sum)]

@@ -68,11 +68,17 @@ class StationaryFetch(wiring.Component):
             maps = [(body.map == 2, isa.Error.FIELD), (body.map[0] & (body.map_base + body.rows > config.map_rows), isa.Error.ADDRESS)]
         else:
             maps = [(body.map != 0, isa.Error.FIELD)]
+        if config.narrow:
+            packed = (body.output_packing != 0) & ((body.form == isa.Form.RAW) | (body.form == isa.Form.RESIDUAL))
+            packed |= (body.pack_rows & (body.map != 0)) | (body.part >= (1 << body.output_packing))
+        else:
+            packed = Cat(body.output_packing, body.pack_rows, body.part).any()
         return [
             ((body.rows == 0) | (body.rows > config.accumulator_rows), isa.Error.FIELD),
             ((body.k_tiles == 0) | (body.n_tiles == 0), isa.Error.FIELD),
             (Cat(modes).all(), isa.Error.FIELD),
             ((body.form.as_value() > max(form.value for form in isa.Form)), isa.Error.FIELD),
+            (packed, isa.Error.FIELD),
             (last_block >= blocks, isa.Error.ADDRESS),
             *maps,
         ]
