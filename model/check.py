@@ -125,7 +125,7 @@ def _check_values_operands(operator: AttentionValues, source: Tensor, values: Te
         raise ValueError(f"{name} takes {operator.codes} codes in 8 bits, not in {source.bits}")
     if source.bits == 1 and not source.unit:
         raise ValueError(f"{name} takes codes of 1 bit from a unit tensor, and {source.name} is none")
-    if operator.codes is Codes.LINEAR and source.zero_point and (source.bits != 4 or not -8 <= source.zero_point <= 7):
+    if operator.codes is Codes.LINEAR and source.bits > 1 and source.zero_point and (source.bits != 4 or not -8 <= source.zero_point <= 7):
         raise ValueError(f"{name} takes codes with a zero point of -8..7 and 4 bits, not of {source.zero_point} and {source.bits} bits")
     _check_zero(f"{name}.value_zero", values, operator.value_zero)
 

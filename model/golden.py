@@ -161,7 +161,8 @@ def _attention_values(network: IntegerNetwork, operator: AttentionValues, tensor
     codes = _split(tensors[operator.input], operator.windows, operator.heads)
     values = _split(tensors[operator.values], operator.windows, network.tensor(operator.values).groups)[:, :, -operator.heads :]
     if operator.codes is Codes.LINEAR:
-        zero = network.tensor(operator.input).zero_point
+        source = network.tensor(operator.input)
+        zero = source.zero_point if source.bits > 1 else 0
         transposed = np.ascontiguousarray(_less(values, operator.value_zero).swapaxes(-1, -2))
         acc, bias = _join(int8_matmul(_less(codes, zero), transposed)), arrays[f"{name}.bias"]
     else:

@@ -45,7 +45,7 @@ class Codes(StrEnum):
     LOG2 = "log2"
     #: 0..14 is 2**(-code / 2), 15 is zero.
     SQRT2 = "sqrt2"
-    #: The integer minus the zero point; of 1 bit, 0 or 1.
+    #: The integer minus the zero point; of 1 bit, 0 or 1 (a zero point there is only what the epilogue adds before the comparison).
     LINEAR = "linear"
 
 
