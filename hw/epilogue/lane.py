@@ -110,16 +110,15 @@ class Lane(wiring.Component):
             return target
 
         acc, residual, record, settings = self.acc, self.residual, self.record, [self.settings]
-        correction: Value = C(0)
         if self.config.narrow:
             correction = register("correction", signed(self.config.row_sum_bits + 5), self.row_sum * record.row_sum)
             acc, residual, record = (delay(m, getattr(self, name), 1, name=name) for name in ("acc", "residual", "record"))
-            settings = [delay(m, self.settings, 1, name="settings")]
-        for stage in range(1, self.STAGES + 1):  # settings[n] is beside what register stage n made
+            acc, settings = acc + correction, [delay(m, self.settings, 1, name="settings")]
+        for stage in range(1, self.STAGES + self.config.narrow):  # settings[n] is beside what register stage n made
             settings.append(delay(m, settings[-1], 1, name=f"settings_{stage}"))
 
         # 1: bias and zero point. Without a residual the term is 0.
-        biased = register("biased", signed(33), acc + record.bias + correction)
+        biased = register("biased", signed(33), acc + record.bias)
         masked = (settings[0].form == isa.Form.RESIDUAL) & settings[0].masked
         hidden = register("hidden", 1, masked & (residual == -128))
         centred = register("centred", signed(9), Mux(settings[0].form == isa.Form.RESIDUAL, residual - settings[0].residual_zero, 0))

@@ -15,19 +15,24 @@ from vitloom.hw import isa
 from vitloom.hw.array.drain import Drain
 from vitloom.hw.array.engine import ArrayEngine
 from vitloom.hw.array.mac_array import array_latency
-from vitloom.hw.config import CoreConfig
+from vitloom.hw.config import MODES, CoreConfig
 from vitloom.hw.row_map import MapWrite
-from vitloom.hw.scratchpad import READ_LATENCY, READERS, WRITERS, Scratchpad, WritePort
-from vitloom.model.matmul import int8_matmul, log2_matmul
-from vitloom.model.requantize import apply_table, requantize, requantize_raw, requantize_residual
+from vitloom.hw.scratchpad import PARTS, READ_LATENCY, READERS, WRITERS, Scratchpad, WritePort
+from vitloom.model.packing import pack_rows, pack_values
+from vitloom.model.requantize import apply_table, narrow, requantize, requantize_raw, requantize_residual
 from vitloom.sim.array_timing import ArrayTiming
+from vitloom.sim.operands import MODE_PACKING, matmul, stationary_words
 from vitloom.sim.runner import run_component
 from vitloom.sim.streams import pack, reset, start_clock, unpack
 
+#: Fields of cores with a narrow mode.
+_PACKED = ("codebook", "moving_zero", "k_skip", "k_pad", "stationary_packing", "output_packing", "pack_rows", "part")
 
-def config_of(lanes: int, epilogue_lanes: int, map_rows: int) -> CoreConfig:
+
+def config_of(lanes: int, epilogue_lanes: int, map_rows: int, modes: tuple[str, ...] = ("int8", "log2")) -> CoreConfig:
     return CoreConfig(
         lanes=lanes,
+        modes=tuple(modes),
         epilogue_lanes=epilogue_lanes,
         scratchpad_bytes=8 * 1024 * lanes,
         accumulator_rows=32,
@@ -51,6 +56,7 @@ class EngineWithScratchpad(wiring.Component):
                 "error": Out(isa.Error),
                 "load": In(WritePort(address, config.lanes)),
                 "output": Out(WritePort(address, config.lanes)),
+                "parts": Out(PARTS),
                 "constants": self.engine.signature.members["constants"],
                 "table": self.engine.signature.members["table"],
                 **({"row_map": In(MapWrite(config))} if config.map_rows else {}),
@@ -69,6 +75,9 @@ class EngineWithScratchpad(wiring.Component):
         for name in ("instruction", "constants", "table", *(["row_map"] if self.config.map_rows else [])):
             connect(m, bench=flipped(getattr(self, name)), engine=getattr(engine, name))
         m.d.comb += [getattr(self.output, name).eq(getattr(engine.output, name)) for name in ("enable", "address", "data")]
+        m.d.comb += self.parts.eq(engine.parts if self.config.narrow else -1)
+        if self.config.narrow:
+            m.d.comb += scratchpad.parts.eq(engine.parts)
         m.d.comb += [self.start.eq(engine.start), self.done.eq(engine.done), self.error.eq(engine.error)]
         m.d.sync += self.fault.eq(self.fault | scratchpad.conflict | scratchpad.out_of_range)
         return m
@@ -89,6 +98,9 @@ class Bench:
         self.bias = rng.integers(-(2**20), 2**20, channels).astype(np.int32)
         self.multiplier = rng.integers(2**15, 2**16, channels).astype(np.uint16)
         self.shift = rng.integers(18, 31, channels).astype(np.uint8)
+        if config.narrow:  # sums are small
+            self.bias, self.shift = self.bias >> rng.choice([0, 8, 14], channels), self.shift - 2
+        self.row_sum = rng.integers(-16, 16, channels).astype(np.int8)
         self.residual_shift = rng.integers(0, 12, channels).astype(np.uint8)
         self.tables = rng.integers(-128, 128, (config.tables, 256)).astype(np.int8)
         self.map = rng.permutation(config.map_rows) * 4
@@ -101,11 +113,12 @@ class Bench:
         words = n_tiles * (4 if form == isa.Form.RAW.value else 1)
         rows = int(rng.integers(20, 33) if long else rng.integers(1, 2 * lanes))
         mapped = int(rng.choice([0, 1, 3])) if self.config.map_rows else 0
+        mode, direction = isa.Mode(MODES.index(rng.choice(self.config.modes))), int(rng.integers(2))
         fields = {
             "opcode": isa.Opcode.MATMUL.value,
             "queue": isa.Queue.ARRAY.value,
-            "mode": int(rng.integers(2)),
-            "direction": int(rng.integers(2)),
+            "mode": mode.value,
+            "direction": direction,
             "rows": rows,
             "k_tiles": k_tiles,
             "n_tiles": n_tiles,
@@ -130,29 +143,44 @@ class Bench:
             "zero_out": int(rng.integers(-128, 128)),
             "residual_zero": int(rng.integers(-128, 128)),
             "residual_multiplier": int(rng.integers(2**16)),
+            **dict.fromkeys(_PACKED, 0),
         }
+        if self.config.narrow:
+            self.randomize_packing(fields)
         return fields
 
-    def expected(self, f: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Addresses (n tiles, rows, words) and the words that a MATMUL writes there, in the order of the writes."""
+    def randomize_packing(self, fields: dict[str, int]) -> None:
+        """Operands and results of any bits, in an instruction with operands and results of 8."""
+        rng, lanes, packing = self.rng, self.config.lanes, MODE_PACKING[isa.Mode(fields["mode"])]
+        fields["codebook"], fields["moving_zero"] = int(rng.integers(2)), int(rng.integers(-8, 8))
+        fields["k_skip"], fields["k_pad"] = (int(rng.choice([0, 1, rng.integers(lanes // 2 + 1)])) for _ in range(2))
+        fields["stationary_packing"] = packing
+        if fields["direction"] == isa.LoadDirection.ROW.value:
+            fields["stationary_packing"] = int(rng.integers(packing, 4))
+        if fields["form"] not in (isa.Form.RAW.value, isa.Form.RESIDUAL.value):
+            fields["output_packing"] = int(rng.integers(4))
+            fields["pack_rows"] = int(rng.integers(2)) if fields["map"] == 0 else 0
+            fields["part"] = 0 if fields["pack_rows"] else int(rng.integers(1 << fields["output_packing"]))
+
+    def expected(self, f: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What a MATMUL writes, in the order of the writes: addresses (…), words (…, L) uint8, and masks of their bytes."""
         lanes = self.config.lanes
         rows, ks, ns = np.arange(f["rows"]), np.arange(f["k_tiles"]), np.arange(f["n_tiles"])
-        moving = self.memory[f["moving"] + rows[:, None] * f["moving_row"] + ks * f["moving_k"]].reshape(f["rows"], -1)
+        moving = self.memory[f["moving"] + rows[:, None] * f["moving_row"] + ks * f["moving_k"]]
         base = f["stationary"] + ns[:, None] * f["stationary_n"] + ks * f["stationary_k"]
-        tiles = self.memory[base[..., None] + np.arange(lanes) * f["stationary_word"]]  # n, k, word, byte
-        if f["direction"] == isa.LoadDirection.ROW.value:
-            tiles = tiles.swapaxes(2, 3)  # n, k, output, input
-        weight = tiles.transpose(0, 2, 1, 3).reshape(len(ns) * lanes, -1)
-        is_log2 = f["mode"] == isa.Mode.LOG2.value
-        acc = log2_matmul((moving & 15).astype(np.uint8), weight.T.copy()) if is_log2 else int8_matmul(moving, weight)
+        stored = np.arange(stationary_words(f, lanes))
+        tiles = self.memory[base[..., None] + stored * f["stationary_word"]]  # n, k, word, byte
+        acc, row_sums = matmul(f, moving.view(np.uint8), tiles.view(np.uint8))
         channel = ((f["constant"] + ns[:, None] * f["constant_n"]) * lanes + np.arange(lanes)).ravel()
         scale = (self.bias[channel], self.multiplier[channel], self.shift[channel])
+        acc = (acc + row_sums[:, None] * self.row_sum[channel]).astype(np.int32)
         offsets = [self.map[f["map_base"] + rows] if f["map"] >> bit & 1 else rows * f["output_row"] for bit in (0, 1)]
         bases = f["output"], f["residual"]
         output, other = (base + offset + ns[:, None] * f["output_n"] for base, offset in zip(bases, offsets, strict=True))
         if f["form"] == isa.Form.RAW.value:
-            raw = requantize_raw(acc, *scale).astype("<i4").view(np.int8)
-            return output[..., None] + np.arange(4), raw.reshape(f["rows"], len(ns), 4, lanes).swapaxes(0, 1)
+            raw = requantize_raw(acc, *scale).astype("<i4").view(np.uint8)
+            words = raw.reshape(f["rows"], len(ns), 4, lanes).swapaxes(0, 1)
+            return output[..., None] + np.arange(4), words, np.full_like(words, 255)
         if f["form"] == isa.Form.RESIDUAL.value:
             residual = self.memory[other.T].reshape(f["rows"], -1)
             settings = (residual, f["residual_zero"], f["residual_multiplier"], self.residual_shift[channel])
@@ -163,14 +191,27 @@ class Bench:
             result = requantize(acc, *scale, f["zero_out"])
         if f["form"] == isa.Form.TABLE.value:
             result = apply_table(result, self.tables[f["table"]])
-        return output[..., None], result.reshape(f["rows"], len(ns), 1, lanes).swapaxes(0, 1)
+        return self.packed(f, bases[0] + offsets[0], result.reshape(f["rows"], len(ns), lanes).swapaxes(0, 1))
+
+    def packed(self, f: dict[str, int], addresses: np.ndarray, result: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As :meth:`expected`, of results (n tiles, rows, L) int8 and the addresses of the rows' first words."""
+        bits, parts = 8 >> f["output_packing"], 1 << f["output_packing"]
+        result, tiles = narrow(result, bits), np.arange(len(result))[:, None]
+        if f["pack_rows"]:
+            words = pack_rows(result, bits)
+            rows = np.arange(words.shape[1])
+            return f["output"] + rows * f["output_row"] + tiles * f["output_n"], words, np.full_like(words, 255)
+        tiles = tiles + f["part"]
+        words = np.tile(pack_values(result, bits), parts)
+        here = np.arange(self.config.lanes) * parts // self.config.lanes == tiles[..., None] % parts
+        return addresses + tiles // parts * f["output_n"], words, np.where(here, 255, 0) & np.full_like(words, 255)
 
     async def load(self, dut) -> None:
         """Fill the scratchpad, the constants, the tables and the map."""
         config = self.config
         records = [
             isa.pack(isa.CONSTANT_RECORD, dict(zip(isa.CONSTANT_RECORD.members, map(int, values), strict=True)))
-            for values in zip(self.bias, self.multiplier, self.shift, self.residual_shift, strict=True)
+            for values in zip(self.bias, self.multiplier, self.shift, self.row_sum, self.residual_shift, strict=True)
         ]
         constants = np.array(records, dtype="<u8").view(np.uint8).reshape(-1, config.lanes)
         writes = {"load": self.memory, "constants": constants, "table": self.tables.reshape(-1, 1)}
@@ -205,7 +246,7 @@ async def run_program(dut, bench: Bench, instructions, idle: float):
         if dut.done.value:
             dones.append(cycle)
         if dut.output__enable.value:
-            writes.append((dut.output__address.value.to_unsigned(), dut.output__data.value.to_unsigned()))
+            writes.append([port.value.to_unsigned() for port in (dut.output__address, dut.output__data, dut.parts)])
         cycle += 1
         assert cycle < 100_000, f"{len(dones)} of {len(instructions)} instructions ended"
     return offers, starts, dones, writes
@@ -233,12 +274,15 @@ async def programs_match_golden_and_timing(dut, idle, short_k):
     np.testing.assert_array_equal(starts, [start for start, _ in expected])
     np.testing.assert_array_equal(dones, [done for _, done in expected])
     for index, fields in enumerate(bench.instructions):
-        addresses, words = bench.expected(fields)
+        addresses, words, mask = bench.expected(fields)
         written, writes = writes[: addresses.size], writes[addresses.size :]
         message = f"instruction {index}: {fields}"
-        np.testing.assert_array_equal([address for address, _ in written], addresses.ravel(), err_msg=message)
-        results = np.array([unpack(word, bench.config.lanes) for _, word in written])
-        np.testing.assert_array_equal(results, words.reshape(results.shape), err_msg=message)
+        np.testing.assert_array_equal([address for address, _, _ in written], addresses.ravel(), err_msg=message)
+        results = np.array([unpack(word, bench.config.lanes) for _, word, _ in written]).view(np.uint8)
+        eighths = np.arange(bench.config.lanes) * PARTS // bench.config.lanes
+        valid = [np.where(parts >> eighths & 1, 255, 0) for _, _, parts in written]
+        np.testing.assert_array_equal(valid, mask.reshape(results.shape), err_msg=message)
+        np.testing.assert_array_equal(results & valid, (words & mask).reshape(results.shape), err_msg=message)
     assert not writes
     assert not dut.fault.value
 
@@ -256,7 +300,7 @@ async def short_tiles_follow_without_a_stall(dut):
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def bad_instructions_are_refused(dut):
     bench = await prepare(dut)
-    good = bench.instructions[0]
+    good = bench.instructions[0] | dict.fromkeys(_PACKED, 0) | {"direction": 1}
     blocks = bench.config.constant_channels // bench.config.lanes
     outside = isa.Error.ADDRESS if bench.config.map_rows else isa.Error.FIELD
     cases = [
@@ -264,7 +308,11 @@ async def bad_instructions_are_refused(dut):
         ({"rows": bench.config.accumulator_rows + 1}, isa.Error.FIELD),
         ({"k_tiles": 0}, isa.Error.FIELD),
         ({"n_tiles": 0}, isa.Error.FIELD),
-        ({"mode": 2}, isa.Error.FIELD),
+        ({"mode": 7}, isa.Error.FIELD),
+        ({"part": 1}, isa.Error.FIELD),
+        ({"output_packing": 1, "form": isa.Form.RAW.value}, isa.Error.FIELD),
+        ({"output_packing": 1, "form": isa.Form.RESIDUAL.value}, isa.Error.FIELD),
+        ({"pack_rows": 1, "map": 1, "map_base": 0}, isa.Error.FIELD),
         ({"form": 4}, isa.Error.FIELD),
         ({"constant": blocks}, isa.Error.ADDRESS),
         ({"constant": blocks - 1, "constant_n": 1, "n_tiles": 2}, isa.Error.ADDRESS),
@@ -285,12 +333,18 @@ async def bad_instructions_are_refused(dut):
             assert not dut.done.value
 
 
-@pytest.mark.parametrize(("lanes", "epilogue_lanes", "map_rows"), [(4, 1, 64), (4, 2, 0), (4, 4, 64), (8, 8, 0), (8, 4, 64)])
-def test_array_engine(lanes, epilogue_lanes, map_rows, tmp_path):
-    sizes = (lanes, epilogue_lanes, map_rows)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        *((4, 1, 64), (4, 2, 0), (4, 4, 64), (8, 8, 0), (8, 4, 64)),
+        *((8, 2, 64, ["int8", "int4"]), (8, 4, 0, ["log2", "binary"]), (8, 8, 64, MODES), (8, 8, 0, ["int2"])),
+    ],
+    ids=lambda sizes: " ".join(map(str, sizes[:3])) + " " + "+".join(sizes[3] if len(sizes) > 3 else []),
+)
+def test_array_engine(sizes, tmp_path):
     component = EngineWithScratchpad(config_of(*sizes))
     env = {"CONFIG": json.dumps(sizes)}
-    run_component(component, name="engine", test_module=__file__, test_dir=tmp_path, env=env, seed=sum(sizes))
+    run_component(component, name="engine", test_module=__file__, test_dir=tmp_path, env=env, seed=sum(sizes[:3]))
 
 
 @pytest.mark.parametrize(("lanes", "rows"), [(16, 17), (16, 49), (32, 49)])
