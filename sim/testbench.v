@@ -128,7 +128,7 @@ endmodule
 
 // `prepare` loads the input of run number `run` and opens its trace files; `finish` closes them and writes the output region. The trace files
 // have records of 32-bit little-endian numbers: events (cycle, start << 4 | done, a bit a queue), and for the two engines that write results
-// (scratchpad address, data).
+// (scratchpad address, eighths of the word that are written, data).
 module testbench #(
     parameter WORD_BYTES = 16,
     parameter PORT_BYTES = 16,
@@ -156,6 +156,7 @@ module testbench #(
   wire [31:0] cycle;
   wire array_enable, rows_enable;
   wire [19:0] array_address, rows_address;
+  wire [7:0] array_parts;
   wire [8*WORD_BYTES-1:0] array_data, rows_data;
 
   external_memory #(
@@ -200,7 +201,8 @@ module testbench #(
       .trace__array__data(array_data),
       .trace__rows__enable(rows_enable),
       .trace__rows__address(rows_address),
-      .trace__rows__data(rows_data)
+      .trace__rows__data(rows_data),
+      .trace__parts(array_parts)
   );
 
   integer events = 0, array_writes = 0, rows_writes = 0;
@@ -209,8 +211,8 @@ module testbench #(
   always @(posedge clk) begin
     if (events != 0) begin
       if ((start | done) != 0) $fwrite(events, "%u%u", cycle, {24'b0, start, done});
-      if (array_enable) $fwrite(array_writes, "%u%u", {12'b0, array_address}, array_data);
-      if (rows_enable) $fwrite(rows_writes, "%u%u", {12'b0, rows_address}, rows_data);
+      if (array_enable) $fwrite(array_writes, "%u%u%u", {12'b0, array_address}, {24'b0, array_parts}, array_data);
+      if (rows_enable) $fwrite(rows_writes, "%u%u%u", {12'b0, rows_address}, 32'hFF, rows_data);
     end
     if (prepare && traced) begin
       events <= $fopen($sformatf("events_%0d.bin", run), "wb");
