@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..hw import isa
-from ..model.network import AttentionScores, AttentionValues, Linear, LogSoftmax
-from .emitter import Emitter
+from ..model.network import AttentionScores, AttentionValues, LayerNorm, Linear, LogSoftmax
+from .emitter import Emitter, Piece
 from .layout import ceil_div
+from .operands import moving_operand, narrowed, packing
 from .products import Result, linear, matmul
 from .program import Access, Port
-from .row_operators import softmax
+from .row_operators import norm, softmax
 
 __all__ = ["Attention"]
 
@@ -25,12 +27,14 @@ class Attention:
     Parameters
     ----------
     emitter : Emitter
-    qkv, scores, softmax, values : operators
+    projections : sequence of operators
+        What makes q, k and v, together or apart, and normalises heads.
+    scores, softmax, values : operators
     row, rows : int
     """
 
     emitter: Emitter
-    qkv: Linear
+    projections: Sequence[Linear | LayerNorm]
     scores: AttentionScores
     softmax: LogSoftmax
     values: AttentionValues
@@ -40,14 +44,18 @@ class Attention:
     projected: int = 0
 
     def __post_init__(self) -> None:
-        network, scores, values = self.emitter.network, self.scores, self.values
-        if "log2" not in self.emitter.config.modes:
-            raise ValueError(f"{values.name} needs the operand mode log2; this core has {', '.join(self.emitter.config.modes)}")
-        chain = self.softmax.input, values.input, values.values, values.heads, values.windows
-        if chain != (scores.output, self.softmax.output, scores.input, scores.heads, scores.windows):
+        scores, values, tensors = self.scores, self.values, self.emitter.tensors
+        chain = self.softmax.input, values.input, values.heads, values.windows
+        if chain != (scores.output, self.softmax.output, scores.heads, scores.windows):
             raise ValueError(f"{scores.name}, {self.softmax.name} and {values.name} are not one attention")
-        if network.tensor(scores.input).zero_point:
-            raise ValueError(f"{scores.input} must have the zero point 0, not {network.tensor(scores.input).zero_point}")
+        if not {scores.input, values.values} <= {each.output for each in self.projections}:
+            raise ValueError(f"{scores.input} and {values.values} must be made between the norm and {scores.name}")
+        if tensors[scores.input].bits == 8 and tensors[scores.input].zero_point:
+            raise ValueError(f"{scores.input} must have the zero point 0, not {tensors[scores.input].zero_point}")
+        self.queried = moving_operand(tensors[scores.input])
+        self.coded = moving_operand(tensors[values.input], values.codes)
+        for operand, operator in ((self.queried, scores), (self.coded, values)):
+            operand.require(operator.name, self.emitter.config)
         self.groups = deque(self._groups())
 
     @property
@@ -74,23 +82,46 @@ class Attention:
             groups += [(head, low, high - low) for low, high in zip(edges, edges[1:], strict=False)]
         return groups
 
+    @property
+    def _whole(self) -> bool:
+        """Whether q, k and v of all heads are made at once: packed heads share words."""
+        apart = len(self.projections) == 1 and self.emitter.tensors[self.scores.input].bits == 8
+        return not (apart and self.emitter.plan.head_split)
+
+    def _parts(self) -> dict[str, tuple[str, int]]:
+        """Tensor, and group of the first head, of k, q and v."""
+        count, values = self.scores.heads, self.values.values
+        return {
+            "k": (self.scores.input, count),
+            "q": (self.scores.input, 0),
+            "v": (values, self.emitter.layouts[values].groups - count),
+        }
+
     def _project(self, head: int, heads: int) -> None:
         """q, k and v of some heads, a buffer each, k and v in whole tiles of rows: k comes first, v last."""
-        name, count, lanes = self.scores.input, self.scores.heads, self.emitter.config.lanes
-        rows = self.rows - self.window + ceil_div(self.window, lanes) * lanes
-        pieces = []
-        for part, index in (("k", 1), ("q", 0), ("v", 2)):
+        emitter, count, lanes = self.emitter, self.scores.heads, self.emitter.config.lanes
+        pieces: dict[str, list[Piece]] = {}
+        for part, (name, first) in self._parts().items():
+            layout, last = emitter.layouts[name], self.row + self.rows - self.window
+            depth = layout.packing if layout.window else 1
+            lines = layout.line(last) - layout.line(self.row) + ceil_div(self.window, lanes * depth) * lanes
             suffix = f".{part}" if heads == count else f".{part}{head}"
-            group = {"group": index * count + head, "groups": heads, "suffix": suffix}
-            pieces.append(self.emitter.allocate(name, self.row, self.rows, buffer_rows=rows, **group))
-        linear(self.emitter, self.qkv, self.row, self.rows, pieces=pieces)
+            group = {"group": first + head, "groups": heads, "suffix": suffix}
+            pieces.setdefault(name, []).append(emitter.allocate(name, self.row, self.rows, buffer_rows=lines, **group))
+        for operator in self.projections:
+            if isinstance(operator, LayerNorm):
+                norm(emitter, operator, self.row, self.rows)
+                continue
+            if operator.output not in pieces:
+                pieces[operator.output] = [emitter.allocate(operator.output, self.row, self.rows)]
+            linear(emitter, operator, self.row, self.rows, pieces=pieces[operator.output])
 
     def begin(self) -> None:
         """Scores and softmax of the next group, after q, k and v if they are not there yet."""
         head, row, rows = self.groups.popleft()
         emitter = self.emitter
         if head >= self.projected:
-            heads = 1 if emitter.plan.head_split else self.scores.heads
+            heads = self.scores.heads if self._whole else 1
             self._project(head, heads)
             self.projected += heads
         if all(piece.group != head or piece.row != row for piece in emitter.pieces.get(self.scores.output, [])):
@@ -129,12 +160,16 @@ class Attention:
         """Queries of one head times the keys of their window; a stationary word is one token."""
         emitter, operator, heads, lanes = self.emitter, self.scores, self.scores.heads, self.emitter.config.lanes
         queries, keys = (emitter.piece(operator.input, row, group * heads + head) for group in (0, 1))
-        width, words = emitter.buffers[keys.buffer].width, emitter.group_width(keys)
+        inside, width = emitter.layouts[operator.input], emitter.buffers[keys.buffer].width
+        place, other = inside.head(head), inside.head(heads + head)
         target = emitter.piece(operator.output, row, head)
         tiles, first = ceil_div(self.window, lanes), row // self.window * self.window
-        columns = {"word": (head - queries.group) * words, "words": words}
+        columns = [{"word": at.word - inside.head(piece.group).word, "words": at.words} for at, piece in ((place, queries), (other, keys))]
         block = emitter.load_constants(operator.name, head, 1)
-        fields = {"direction": isa.LoadDirection.COLUMN.value, "constant": block}
+        fields = {"direction": isa.LoadDirection.COLUMN.value, "constant": block, **self.queried.fields}
+        fields |= {"stationary_packing": packing(inside.bits), "moving_zero": operator.query_zero}
+        if inside.bits < 8:
+            fields |= {"k_skip": place.skip, "k_pad": place.pad}
         reads: tuple[Access, ...] = (Access(buffer="constants", row=block),)
         if operator.bias:
             fields |= {
@@ -147,8 +182,8 @@ class Attention:
         matmul(
             emitter,
             operator.name,
-            moving=Access(port=Port.MOVING, buffer=queries.buffer, row=row - queries.row, rows=rows, **columns),
-            stationary=Access(port=Port.STATIONARY, buffer=keys.buffer, row=first - keys.row, rows=tiles * lanes, **columns),
+            moving=Access(port=Port.MOVING, buffer=queries.buffer, row=row - queries.row, rows=rows, **columns[0]),
+            stationary=Access(port=Port.STATIONARY, buffer=keys.buffer, row=first - keys.row, rows=tiles * lanes, **columns[1]),
             steps={"stationary_word": width, "stationary_k": 1, "stationary_n": lanes * width},
             result=Result(piece=target, tensor=operator.output, tile=0, tiles=tiles, padding=None, row=row),
             fields=fields,
@@ -169,28 +204,37 @@ class Attention:
     def _values(self, head: int, row: int, rows: int) -> None:
         """Codes of one head times v of their window; a stationary word is one token."""
         emitter, operator, lanes = self.emitter, self.values, self.emitter.config.lanes
-        codes, values = emitter.piece(operator.input, row, head), emitter.piece(operator.values, row, 2 * operator.heads + head)
-        width, words = emitter.buffers[values.buffer].width, emitter.group_width(values)
+        inside, across, outside = (emitter.layouts[name] for name in (operator.values, operator.input, operator.output))
+        group = inside.groups - operator.heads + head
+        codes, values = emitter.piece(operator.input, row, head), emitter.piece(operator.values, row, group)
+        width, words = emitter.buffers[values.buffer].width, inside.group_tiles
         first, target = row // self.window * self.window, emitter.whole(operator.output, row)
-        keys, zero_point = ceil_div(self.window, lanes) * lanes, emitter.tensors[operator.output].zero_point
-        block, offset = emitter.load_constants(operator.name, head * words, words), (head - values.group % operator.heads) * words
+        k_tiles, zero_point = across.run_words, narrowed(emitter.tensors[operator.output], emitter.tensors[operator.output].zero_point)
+        tile, offset = head * outside.group_tiles, (group - values.group) * words
+        block = emitter.load_constants(operator.name, tile, words)
+        fields = {"constant": block, "constant_n": 1, **self.coded.fields, "stationary_packing": packing(inside.bits)}
+        if across.bits < 8:
+            zero = emitter.tensors[operator.input].zero_point
+            fields |= {"k_pad": across.head(head).pad, "moving_zero": zero if across.bits == 4 else 0}
+        line, lines = emitter.line(values, operator.values, first), k_tiles * lanes
         matmul(
             emitter,
             operator.name,
-            moving=Access(port=Port.MOVING, buffer=codes.buffer, row=row - codes.row, rows=rows, words=emitter.buffers[codes.buffer].width),
-            stationary=Access(port=Port.STATIONARY, buffer=values.buffer, row=first - values.row, rows=keys, word=offset, words=words),
+            moving=Access(port=Port.MOVING, buffer=codes.buffer, row=row - codes.row, rows=rows, words=k_tiles),
+            stationary=Access(port=Port.STATIONARY, buffer=values.buffer, row=line, rows=lines, word=offset, words=words),
             steps={"stationary_word": width, "stationary_k": lanes * width, "stationary_n": 1},
-            result=Result(piece=target, tensor=operator.output, tile=head * words, tiles=words, padding=zero_point, row=row),
-            fields={"mode": isa.Mode.LOG2.value, "constant": block, "constant_n": 1},
+            result=Result(piece=target, tensor=operator.output, tile=tile, tiles=words, padding=zero_point, row=row),
+            fields=fields,
             reads=(Access(buffer="constants", row=block, rows=words),),
         )
 
     def layers(self) -> None:
         """Describe the operators for reports."""
-        emitter, inside = self.emitter, self.emitter.layouts[self.scores.input]
-        window, across = self.window, self.emitter.layouts[self.scores.output]
-        size = {"M": window, "count": self.scores.heads * self.scores.windows}
-        tiles = size["count"] * inside.group_tiles * across.group_tiles
-        emitter.add_layer(self.scores.name, "gemm", K=inside.channels, N=across.channels, mode="int8", tiles=tiles, **size)
+        emitter, values = self.emitter, self.emitter.layouts[self.values.values]
+        inside, across, codes = (emitter.layouts[name] for name in (self.scores.input, self.scores.output, self.values.input))
+        size = {"M": self.window, "count": self.scores.heads * self.scores.windows}
+        products = sum(inside.head(head).words for head in range(self.scores.heads)) * across.group_tiles * self.scores.windows
+        emitter.add_product(self.scores.name, self.queried, K=inside.channels, N=across.channels, tiles=products, **size)
         emitter.add_layer(self.softmax.name, "softmax", K=1, N=across.channels, **size)
-        emitter.add_layer(self.values.name, "gemm", K=across.channels, N=inside.channels, mode="log2", tiles=tiles, **size)
+        products = size["count"] * codes.run_words * values.group_tiles
+        emitter.add_product(self.values.name, self.coded, K=across.channels, N=values.channels, tiles=products, **size)

@@ -9,16 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..hw import isa
-from ..hw.config import CoreConfig
+from ..hw.config import NARROW, CoreConfig
 from ..hw.memory_engines import table_words, target_words
 from ..hw.sequencer import Sequencer
+from .layout import ceil_div
 from .program import Program, token_sources
 from .schedule import OVERLAPPING
 
 __all__ = ["check"]
 
 _MAX_TOKENS = (1 << 6) - 1
-_ROWS = isa.Queue.ROWS.value
+_ARRAY, _ROWS = isa.Queue.ARRAY.value, isa.Queue.ROWS.value
+#: log2 of the values in a byte of a mode's operands.
+_PACKING = {isa.Mode[mode.upper()].value: (8 // bits).bit_length() - 1 for mode, bits in NARROW.items()}
 
 
 @dataclass
@@ -96,9 +99,9 @@ class _Footprint:
         for words in self.writes.get(isa.Target.SCRATCHPAD, []):
             self.write_banks |= words.banks(config.bank_words)
 
-    def touches(self, other: _Footprint) -> bool:
-        """Whether one writes what the other reads or writes."""
-        pairs = ((self.writes, other.writes), (self.writes, other.reads), (self.reads, other.writes))
+    def touches(self, other: _Footprint, *, ordered: bool) -> bool:
+        """Whether one writes what the other reads or, unless their writes are ``ordered``, writes."""
+        pairs = ((self.writes, other.reads), (self.reads, other.writes), *([] if ordered else [(self.writes, other.writes)]))
         return any(
             a.overlaps(b) for mine, theirs in pairs for memory in mine.keys() & theirs.keys() for a in mine[memory] for b in theirs[memory]
         )
@@ -123,7 +126,9 @@ def _footprint(opcode: isa.Opcode, f: dict[str, int], config: CoreConfig, offset
         case isa.Opcode.MATMUL:
             k, n = f["k_tiles"], f["n_tiles"]
             result.read(pad, f["moving"], (f["moving_row"], len(rows)), (f["moving_k"], k), port="moving")
-            steps = ((f["stationary_word"], config.lanes), (f["stationary_k"], k), (f["stationary_n"], n))
+            # With weights of fewer bits than the moving operand a word is several rows of the array.
+            words = config.lanes >> f["stationary_packing"] - _PACKING.get(f["mode"], 0)
+            steps = ((f["stationary_word"], words), (f["stationary_k"], k), (f["stationary_n"], n))
             result.read(pad, f["stationary"], *steps, port="stationary")
             if f["form"] == isa.Form.RESIDUAL.value:
                 rows_in = rows_out if mapped == 3 else rows * f["output_row"]
@@ -131,14 +136,20 @@ def _footprint(opcode: isa.Opcode, f: dict[str, int], config: CoreConfig, offset
             if f["form"] == isa.Form.TABLE.value:
                 result.read(isa.Target.FUNCTION_TABLE, f["table"] * table, (1, table))
             words = 4 if f["form"] == isa.Form.RAW.value else 1
+            if f["pack_rows"]:
+                rows_out = rows_out[: ceil_div(len(rows), 1 << f["output_packing"])]
+            else:
+                n = (f["part"] + n - 1 >> f["output_packing"]) + 1
             result.write(pad, f["output"] + rows_out, (f["output_n"], n), (1, words))
-            blocks = n if f["constant_n"] else 1
+            blocks = f["n_tiles"] if f["constant_n"] else 1
             result.read(isa.Target.CONSTANTS, f["constant"] * isa.CONSTANT_BYTES, (1, blocks * isa.CONSTANT_BYTES))
         case isa.Opcode.SOFTMAX | isa.Opcode.NORM:
             result.read(pad, f["input"], (f["input_row"], len(rows)), (f["input_word"], f["words"]), port="rows")
-            result.write(pad, f["output"] + rows_out, (f["output_word"], f["words"]))
+            result.write(pad, f["output"] + rows_out, (f["output_word"], ceil_div(f["words"], 1 << f["output_packing"])))
             if opcode is isa.Opcode.SOFTMAX:
                 result.read(isa.Target.EXP_TABLE, f["table"] * table, (1, table))
+                if f["coded"]:
+                    result.read(isa.Target.CODE_TABLE, f["code_table"] * table, (1, table))
             else:
                 result.read(isa.Target.NORM_CONSTANTS, f["constant"] * isa.NORM_BYTES, (1, f["words"] * isa.NORM_BYTES))
         case _:
@@ -155,7 +166,7 @@ def _map_words(f: dict[str, int], config: CoreConfig) -> int:
 
 def _meet(earlier: _Footprint, later: _Footprint, *, queue: int | None, adjacent: bool) -> str:
     """Why two instructions (of one ``queue`` or of two) that may run together must not, or an empty string."""
-    if earlier.touches(later):
+    if earlier.touches(later, ordered=queue == _ARRAY):
         return "touch the same words"
     if queue == _ROWS:
         return ""

@@ -13,10 +13,23 @@ from numpy.typing import NDArray
 
 from ..hw import isa
 from ..hw.memory_engines import table_words
-from ..model.network import AttentionScores, AttentionValues, AveragePool, Form, IntegerNetwork, LayerNorm, Linear, LogSoftmax, Operator
-from .layout import Layout, ceil_div
+from ..model.network import (
+    AttentionScores,
+    AttentionValues,
+    AveragePool,
+    Codes,
+    Form,
+    IntegerNetwork,
+    LayerNorm,
+    Linear,
+    LogSoftmax,
+    Operator,
+)
+from ..model.packing import pack_values
+from .layout import Layout, ceil_div, layouts
+from .operands import moving_operand, narrowed
 
-__all__ = ["MemoryImage", "pack_norm_constants", "pack_records", "pack_weights"]
+__all__ = ["MemoryImage", "code_tables", "pack_norm_constants", "pack_records", "pack_weights", "weight_words"]
 
 #: Shift of padding channels: with multiplier 0 any residual vanishes.
 PADDING_SHIFT = 32
@@ -36,11 +49,30 @@ def pack_records(layout: data.StructLayout, size: int, **fields: NDArray) -> NDA
     return words[:, None].view(np.uint8)[:, :size]
 
 
-def pack_weights(weight: NDArray[np.int8], source: Layout, target: Layout) -> bytes:
-    """Stationary tiles of ``weight`` (N, K) int8: by n tile, k tile, then L words, word i being the weights of k = i for L outputs."""
-    padded = target.spread(source.spread(weight).T).T
-    lanes = source.lanes
-    return np.ascontiguousarray(padded.reshape(target.tiles, lanes, source.tiles, lanes).transpose(0, 2, 3, 1)).tobytes()
+def pack_weights(weight: NDArray[np.int8], source: Layout, target: Layout, bits: int = 8) -> bytes:
+    """Stationary tiles of ``weight`` (N, K) int8 of ``bits`` bits: by n tile, words of 8 / bits consecutive k for L outputs."""
+    fill = _padding_weight(bits)
+    padded = target.spread(source.spread_operand(weight, fill).T, fill).T
+    coded = np.where(padded > 0, 1, -1).astype(np.int8) if bits == 1 else np.ascontiguousarray(padded)
+    packed = pack_values(coded, bits)
+    return np.ascontiguousarray(packed.reshape(target.tiles, target.lanes, -1).swapaxes(1, 2)).tobytes()
+
+
+def weight_words(source: Layout, bits: int) -> int:
+    """Words of the weights of an n tile."""
+    return source.operand_width * bits // 8
+
+
+def code_tables(codes: NDArray[np.int8]) -> tuple[list[int], list[NDArray[np.int8]]]:
+    """Of code tables (groups, 256), the number of each group's, and those that differ."""
+    contents = [row.tobytes() for row in codes]
+    different = list(dict.fromkeys(contents))
+    return [different.index(content) for content in contents], [codes[contents.index(content)] for content in different]
+
+
+def _padding_weight(bits: int) -> int:
+    """Weight of padding: one of 1 bit cannot be 0."""
+    return int(bits == 1)
 
 
 def pack_norm_constants(alpha: NDArray, gain: NDArray, offset: NDArray, target: Layout, zero_point: int) -> bytes:
@@ -58,8 +90,8 @@ def pack_norm_constants(alpha: NDArray, gain: NDArray, offset: NDArray, target: 
 class MemoryImage:
     """External memory from address 0 on: parameters, row maps, the input, the outputs. Addresses and sizes are in words of L bytes.
 
-    Names: ``<constant>.value``, and by operator ``.weight``, ``.constants``, ``.table``, ``.residual``, ``.bias``, ``.ones``; those of the
-    row maps; ``input`` and each output tensor's.
+    Names: ``<constant>.value``, and by operator ``.weight``, ``.constants``, ``.table``, ``.codes``, ``.residual``, ``.bias``, ``.ones``;
+    those of the row maps; ``input`` and each output tensor's.
 
     Parameters
     ----------
@@ -71,12 +103,7 @@ class MemoryImage:
 
     def __init__(self, network: IntegerNetwork, lanes: int, row_maps: Mapping[str, bytes] | None = None) -> None:
         self.network, self.lanes = network, lanes
-        self.layouts = {tensor.name: Layout.of(tensor, lanes) for tensor in network.tensors}
-        for operator in network.operators:
-            # LayerNorm works word by word: the groups of its input stay padded as they are.
-            if isinstance(operator, LayerNorm):
-                rows, source = self.layouts[operator.output].rows, self.layouts[operator.input]
-                self.layouts[operator.output] = replace(source, rows=rows)
+        self.layouts = layouts(network, lanes)
         self._packers: dict[str, _Part] = dict(self._parts())
         for name, content in (row_maps or {}).items():
             self._packers[name] = ceil_div(len(content), lanes), partial(bytes, content)
@@ -111,11 +138,10 @@ class MemoryImage:
             case Linear():
                 if f"{name}.output_groups" in arrays:
                     target = replace(target, groups=1)
-                source = self.layouts[operator.input]
-                weight = partial(pack_weights, arrays[f"{name}.weight"], source, target)
-                yield f"{name}.weight", (source.tiles * target.tiles * self.lanes, weight)
-                bias, residual_shift = arrays[f"{name}.bias"], arrays.get(f"{name}.residual_shift")
-                yield f"{name}.constants", self._constants(target, name, bias, residual_shift)
+                source, bits = self.layouts[operator.input], operator.weight_bits
+                weight = partial(pack_weights, arrays[f"{name}.weight"], source, target, bits)
+                yield f"{name}.weight", (weight_words(source, bits) * target.tiles, weight)
+                yield f"{name}.constants", self._linear_constants(operator, target)
                 if operator.form is Form.TABLE:
                     yield f"{name}.table", (table_words(self.lanes), arrays[f"{name}.table"].astype("<i4").tobytes)
                 if operator.form is Form.RESIDUAL and not operator.residual:
@@ -125,36 +151,65 @@ class MemoryImage:
                 heads = Layout(rows=1, groups=operator.heads, channels=self.lanes, lanes=self.lanes)
                 scale = [np.repeat(arrays[f"{name}.{part}"], self.lanes) for part in ("multiplier", "shift")]
                 residual_shift = np.repeat(arrays[f"{name}.residual_shift"], self.lanes) if operator.bias else None
-                yield f"{name}.constants", self._records(heads, np.zeros(operator.heads * self.lanes, np.int32), residual_shift, *scale)
+                moving, size = moving_operand(self.network.tensor(operator.input)), operator.heads * self.lanes
+                bias = np.full(size, -moving.offset * self.layouts[operator.input].channels)
+                row_sum = np.full(size, -operator.key_zero - moving.row_sum)
+                yield f"{name}.constants", self._records(heads, bias, row_sum, residual_shift, *scale)
                 if operator.bias:
                     # Head by head, so that a head's can be loaded alone: (heads, types, T, T).
                     rows = arrays[f"{name}.bias"].swapaxes(0, 1).reshape(-1, target.channels)
                     layout = replace(target, rows=len(rows), groups=1)
                     yield f"{name}.bias", (len(rows) * layout.width, partial(layout.pack, rows))
             case AttentionValues():
-                yield f"{name}.constants", self._constants(target, name, np.zeros(target.groups * target.channels, np.int32), None)
+                moving = moving_operand(self.network.tensor(operator.input), operator.codes)
+                size = target.groups * target.channels
+                bias = arrays[f"{name}.bias"] if operator.codes is Codes.LINEAR else np.zeros(size, np.int32)
+                row_sum = np.full(size, -operator.value_zero - moving.row_sum)
+                yield f"{name}.constants", self._constants(target, name, bias, row_sum, None)
             case AveragePool():
                 block = Layout(rows=1, groups=1, channels=self.lanes, lanes=self.lanes)
                 scale = [np.repeat(arrays[f"{name}.{part}"], self.lanes) for part in ("bias", "multiplier", "shift")]
-                yield f"{name}.constants", self._records(block, scale[0], None, *scale[1:])
+                yield f"{name}.constants", self._records(block, scale[0], np.zeros_like(scale[0]), None, *scale[1:])
                 rows = self.layouts[operator.input].rows
                 ones = np.arange(ceil_div(rows, self.lanes) * self.lanes) < rows
                 yield f"{name}.ones", (ceil_div(rows, self.lanes), ones.astype(np.int8).tobytes)
             case LogSoftmax():
                 entries = {"exp": arrays[f"{name}.exp_table"], "log": arrays[f"{name}.log_table"]}
                 yield f"{name}.table", (table_words(self.lanes), pack_records(isa.EXP_ENTRY, isa.ENTRY_BYTES, **entries).tobytes)
+                if operator.coded:
+                    tables = code_tables(arrays[f"{name}.code_table"])[1]
+                    yield f"{name}.codes", (len(tables) * table_words(self.lanes), partial(self._code_tables, tables))
             case LayerNorm():
                 zero = self.network.tensor(operator.output).zero_point
                 alpha, gain, offset = (arrays[f"{name}.{part}"] for part in ("alpha", "gain", "offset"))
                 pack = partial(pack_norm_constants, alpha, gain, offset, target, zero)
                 yield f"{name}.constants", (target.tiles * isa.NORM_BYTES, pack)
 
-    def _constants(self, target: Layout, name: str, bias: NDArray, residual_shift: NDArray | None) -> _Part:
+    def _linear_constants(self, operator: Linear, target: Layout) -> _Part:
+        """Constants of a linear layer, with what padding and packed values add to its sums taken off the bias."""
+        name, arrays = operator.name, self.network.arrays
+        source, tensor = self.layouts[operator.input], self.network.tensor(operator.input)
+        moving, bits = moving_operand(tensor), operator.weight_bits
+        bias, residual_shift = arrays[f"{name}.bias"], arrays.get(f"{name}.residual_shift")
+        zero = arrays.get(f"{name}.weight_zero", np.zeros_like(bias)).astype(np.int64)
+        if bits < 8:
+            used = source.operand_width - source.unused_bytes * source.parts
+            padding = used - source.groups * source.channels
+            bias = bias - moving.offset * used - padding * narrowed(tensor, tensor.zero_point) * (_padding_weight(bits) - zero)
+        return self._constants(target, name, bias, -zero - moving.row_sum, residual_shift)
+
+    def _constants(self, target: Layout, name: str, bias: NDArray, row_sum: NDArray, residual_shift: NDArray | None) -> _Part:
         arrays = self.network.arrays
-        return self._records(target, bias, residual_shift, arrays[f"{name}.multiplier"], arrays[f"{name}.shift"])
+        return self._records(target, bias, row_sum, residual_shift, arrays[f"{name}.multiplier"], arrays[f"{name}.shift"])
+
+    def _code_tables(self, tables: list[NDArray[np.int8]]) -> bytes:
+        size = table_words(self.lanes) * self.lanes
+        return b"".join((table.astype("<i4") & 15).tobytes().ljust(size, b"\0") for table in tables)
 
     @staticmethod
-    def _records(target: Layout, bias: NDArray, residual_shift: NDArray | None, multiplier: NDArray, shift: NDArray) -> _Part:
+    def _records(
+        target: Layout, bias: NDArray, row_sum: NDArray, residual_shift: NDArray | None, multiplier: NDArray, shift: NDArray
+    ) -> _Part:
         """Records of the padded channels; a padding channel gives the zero point."""
 
         def packed() -> bytes:
@@ -164,6 +219,7 @@ class MemoryImage:
                 bias=target.spread(bias),
                 multiplier=target.spread(multiplier),
                 shift=target.spread(shift, PADDING_SHIFT),
+                row_sum=target.spread(row_sum),
                 residual_shift=target.spread(np.zeros_like(shift) if residual_shift is None else residual_shift),
             )
             return records.tobytes()

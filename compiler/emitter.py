@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..hw import isa
-from ..hw.config import CoreConfig
+from ..hw.config import NARROW, CoreConfig
 from ..hw.memory_engines import table_words
 from ..model.network import AveragePool, IntegerNetwork
 from .constants import MemoryImage
 from .layout import ceil_div
 from .memory import Ring
+from .operands import Operand
 from .program import WEIGHTS, Access, Buffer, Instruction, Layer, Port, Space, TensorSlice
 from .row_map import RowMap
 
@@ -87,20 +88,26 @@ class Emitter:
         self.pieces: dict[str, list[Piece]] = {}
         self.row_maps: dict[str, bytes] = {}
         self.loaded_rows = 0  # of the input
-        #: By tensor and row: words that the instructions so far write.
+        #: By tensor and row: tiles that the instructions so far write.
         self.written = {name: np.zeros(layout.rows, np.int64) for name, layout in self.layouts.items()}
         #: Tensors whose rows are an operand's K: in whole tiles.
         self.whole_tiles = {operator.input for operator in network.operators if isinstance(operator, AveragePool)}
+        #: Rows of a word, where values are packed along rows: what an instruction writes begins with such a word.
+        self.row_unit = max((layout.packing for layout in self.layouts.values() if layout.window), default=1)
+        if config.accumulator_rows < self.row_unit:
+            given = f"{self.row_unit} rows to a word, so accumulator_rows of {self.row_unit} at least"
+            raise ValueError(f"{network.name} has values packed {given}, not {config.accumulator_rows}")
         self.phases = phases(network)
         self.constants = Ring(config.constant_channels // config.lanes)
         self.norm_constants = Ring(config.norm_channels // config.lanes)
-        self.function_tables, self.exp_tables = Ring(_TABLES), Ring(_TABLES)
+        self.function_tables, self.exp_tables, self.code_tables = Ring(_TABLES), Ring(_TABLES), Ring(_TABLES)
         self.map_words = Ring(config.map_rows * isa.ENTRY_BYTES // config.lanes)
         self.weights = {banks: self._weights(banks) for banks in dict.fromkeys(plan.weight_banks)}
         self.add_buffer("constants", self.constants.size, space=Space.CONSTANTS, fixed=True)
         self.add_buffer("norm_constants", self.norm_constants.size, space=Space.NORM_CONSTANTS, fixed=True)
         self.add_buffer("function_tables", _TABLES, space=Space.FUNCTION_TABLES, fixed=True)
         self.add_buffer("exp_tables", _TABLES, space=Space.EXP_TABLES, fixed=True)
+        self.add_buffer("code_tables", _TABLES, space=Space.CODE_TABLES, fixed=True)
         self.add_buffer("row_map", self.map_words.size, space=Space.ROW_MAP, fixed=True)
 
     def _weights(self, banks: int) -> tuple[str, Ring]:
@@ -120,13 +127,13 @@ class Emitter:
     def allocate(
         self, tensor: str, row: int, rows: int, *, group: int = 0, groups: int = 0, suffix: str = "", buffer_rows: int = 0
     ) -> Piece:
-        """A buffer (of ``buffer_rows``, if that is more) for rows and groups of a tensor; 0 groups are all."""
+        """A buffer (of ``buffer_rows`` rows of words, if that is more) for rows and groups of a tensor; 0 groups are all."""
         layout = self.layouts[tensor]
         groups = groups or layout.groups
         if tensor in self.whole_tiles:
             buffer_rows = ceil_div(rows, self.config.lanes) * self.config.lanes
         name = tensor + suffix + (f".{row}" if rows < layout.rows else "")
-        self.add_buffer(name, max(rows, buffer_rows), groups * (layout.width // layout.groups))
+        self.add_buffer(name, max(layout.lines(row, rows), buffer_rows), groups // layout.run * layout.run_words)
         return self.add_piece(tensor, Piece(name, group, groups, row, rows))
 
     def add_piece(self, tensor: str, piece: Piece) -> Piece:
@@ -149,13 +156,23 @@ class Emitter:
     def group_width(self, piece: Piece) -> int:
         return self.buffers[piece.buffer].width // piece.groups
 
-    def wrote(self, tensor: str, rows: NDArray[np.int64], words: int) -> None:
-        """Note that the instructions so far write so many words more of these rows."""
-        self.written[tensor] += words * np.bincount(np.arange(len(self.written[tensor]))[rows], minlength=len(self.written[tensor]))
+    def line(self, piece: Piece, tensor: str, row: int) -> int:
+        """Row of the piece's buffer in which a row of the tensor lies."""
+        layout = self.layouts[tensor]
+        return layout.line(row) - layout.line(piece.row)
+
+    def first_tile(self, piece: Piece, tensor: str) -> int:
+        """Which tile of the tensor is the piece's first."""
+        layout = self.layouts[tensor]
+        return piece.group // layout.run * layout.run_tiles
+
+    def wrote(self, tensor: str, rows: NDArray[np.int64], tiles: int) -> None:
+        """Note that the instructions so far write so many tiles more of these rows."""
+        self.written[tensor] += tiles * np.bincount(np.arange(len(self.written[tensor]))[rows], minlength=len(self.written[tensor]))
 
     def is_written(self, tensor: str, rows: NDArray[np.int64]) -> bool:
         """Whether the instructions so far write these rows; the input is loaded when it is needed."""
-        return tensor == self.network.input or bool((self.written[tensor][rows] >= self.layouts[tensor].width).all())
+        return tensor == self.network.input or bool((self.written[tensor][rows] >= self.layouts[tensor].tiles).all())
 
     def emit(self, opcode: isa.Opcode, **arguments: object) -> None:
         instruction = Instruction(opcode=opcode, queue=isa.OPCODE_QUEUE[opcode], **arguments)  # type: ignore[arg-type]
@@ -206,7 +223,8 @@ class Emitter:
             self.load(layer, isa.Target.CONSTANTS, (f"{layer}.constants", begin * words), count * words, access, start * words)
         return start + first - begin
 
-    def load_norm_constants(self, layer: str) -> tuple[int, int]:
+    def load_norm_constants(self, layer: str) -> int:
+        """First block of a LayerNorm's constants."""
         words = self.image.words(f"{layer}.constants")
         blocks = words // isa.NORM_BYTES
         if blocks > self.norm_constants.size:
@@ -215,13 +233,14 @@ class Emitter:
         if missing:
             access = Access(buffer="norm_constants", row=start, rows=blocks)
             self.load(layer, isa.Target.NORM_CONSTANTS, (f"{layer}.constants", 0), words, access, start * isa.NORM_BYTES)
-        return start, blocks
+        return start
 
-    def load_table(self, layer: str, ring: Ring, buffer: str, target: isa.Target) -> int:
-        start, missing = ring.request(layer, 1)
+    def load_table(self, layer: str, ring: Ring, buffer: str, target: isa.Target, part: str = "table", number: int = 0) -> int:
+        """Where a table of a layer, or number ``number`` of several, is on chip."""
+        start, missing = ring.request((layer, number), 1)
         if missing:
             words = table_words(self.config.lanes)
-            self.load(layer, target, (f"{layer}.table", 0), words, Access(buffer=buffer, row=start), start * words)
+            self.load(layer, target, (f"{layer}.{part}", number * words), words, Access(buffer=buffer, row=start), start * words)
         return start
 
     def load_map(self, layer: str, row_map: RowMap) -> tuple[int, Access]:
@@ -239,20 +258,21 @@ class Emitter:
             self.load(layer, isa.Target.ROW_MAP, (name, 0), words, access, start)
         return start * lanes // size, access
 
-    def slice(self, piece: Piece, tensor: str, row: int, rows: int, word: int, words: int, padding: int | None) -> TensorSlice:
-        """Words ``word`` .. of rows ``row`` .. of a tensor; the address is the offset in the buffer until the memory plan is made."""
+    def slice(self, piece: Piece, tensor: str, row: int, rows: int, tile: int, tiles: int, padding: int | None) -> TensorSlice:
+        """Tiles ``tile`` .. of the piece, in rows ``row`` .. of a tensor; the address is the offset in the buffer until the memory plan."""
         width = self.buffers[piece.buffer].width
-        first, address = piece.group * self.group_width(piece) + word, (row - piece.row) * width + word
-        self.wrote(tensor, np.arange(row, row + rows), words)
-        return TensorSlice(tensor=tensor, row=row, rows=rows, word=first, words=words, address=address, stride=width, padding=padding)
+        address = self.line(piece, tensor, row) * width + self.layouts[tensor].word(tile)
+        self.wrote(tensor, np.arange(row, row + rows), tiles)
+        first = self.first_tile(piece, tensor) + tile
+        return TensorSlice(tensor=tensor, row=row, rows=rows, tile=first, tiles=tiles, address=address, stride=width, padding=padding)
 
-    def mapped_slice(self, piece: Piece, tensor: str, row_map: RowMap, word: int, words: int, padding: int | None) -> TensorSlice:
+    def mapped_slice(self, piece: Piece, tensor: str, row_map: RowMap, tile: int, tiles: int, padding: int | None) -> TensorSlice:
         """The same for rows that go through a map."""
-        rows, firsts = row_map.rows + piece.row, row_map.words + word
-        self.wrote(tensor, rows, words)
+        rows, firsts = row_map.rows + piece.row, row_map.tiles + tile
+        self.wrote(tensor, rows, tiles)
         places = zip(rows.tolist(), firsts.tolist(), row_map.offsets.tolist(), strict=True)
-        size = {"rows": len(rows), "words": words, "stride": 0, "address": row_map.base + word}
-        return TensorSlice(tensor=tensor, row=int(rows[0]), word=int(firsts[0]), padding=padding, places=tuple(places), **size)
+        size = {"rows": len(rows), "tiles": tiles, "stride": 0, "address": row_map.base + self.layouts[tensor].word(tile)}
+        return TensorSlice(tensor=tensor, row=int(rows[0]), tile=int(firsts[0]), padding=padding, places=tuple(places), **size)
 
     def ensure_input(self, layer: str, row: int, rows: int) -> None:
         """LOAD the rows of the input up to ``row + rows`` that are not there yet."""
@@ -260,7 +280,7 @@ class Emitter:
         if end > self.loaded_rows:
             name, start = self.network.input, self.loaded_rows
             piece = self.whole(name)
-            part = self.slice(piece, name, start, end - start, 0, self.buffers[piece.buffer].width, 0)
+            part = self.slice(piece, name, start, end - start, 0, self.layouts[name].tiles, 0)
             self.load_rows(layer, "input", start, piece.buffer, start, end - start, part)
             self.loaded_rows = end
 
@@ -280,13 +300,18 @@ class Emitter:
         # A part must stream for as long as its weights take to load.
         while 2 * parts <= split and rows // (2 * parts) >= config.lanes * config.beats + config.lanes // 2:
             parts *= 2
-        edges = [start + part * rows // parts for part in range(parts + 1)]
+        edges = [start + min(rows, ceil_div(part * rows // parts, self.row_unit) * self.row_unit) for part in range(parts + 1)]
         bounds = [(max(first, low), min(first + count, high)) for low, high in zip(edges, edges[1:], strict=False)]
         return [(low, high - low) for low, high in bounds if low < high]
 
     def add_layer(self, name: str, op: str, **sizes: int | str) -> None:
         """Describe an operator for reports; its instructions are found by name."""
         self.layers.append(Layer(name=name, op=op, lanes=self.config.lanes, **sizes))  # type: ignore[arg-type]
+
+    def add_product(self, name: str, operand: Operand, **sizes: int) -> None:
+        """Describe products of one operator for reports."""
+        values = 8 // NARROW.get(operand.name, 8)
+        self.add_layer(name, "gemm", mode=operand.name, packing=values, **sizes)
 
 
 def phases(network: IntegerNetwork) -> dict[str, int]:

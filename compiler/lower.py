@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from .attention import Attention
 from .constants import MemoryImage
 from .emitter import Emitter, Plan
 from .layout import ceil_div
+from .operands import moving_operand
 from .products import average_pool, linear
 from .program import Instruction
 from .row_operators import norm, norm_layer, norm_sources
@@ -57,24 +59,16 @@ def lower(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan:
     for constant in network.constants:
         piece, rows = emitter.whole(constant.output), network.arrays[f"{constant.name}.value"].shape[0]
         zero_point = emitter.tensors[constant.output].zero_point
-        part = emitter.slice(piece, constant.output, 0, rows, 0, emitter.buffers[piece.buffer].width, zero_point)
+        part = emitter.slice(piece, constant.output, 0, rows, 0, emitter.layouts[constant.output].tiles, zero_point)
         emitter.load_rows(constant.name, f"{constant.name}.value", 0, piece.buffer, 0, rows, part)
     chunks: list[_Chunk] = []
     operators = list(network.operators)
     bands = _bands(emitter, operators)
     while operators:
         match operators:
-            case [
-                LayerNorm() as first,
-                Linear() as qkv,
-                AttentionScores() as scores,
-                LogSoftmax() as soft,
-                AttentionValues() as values,
-                Linear() as projection,
-                *rest,
-            ] if projection.input == values.output:
-                chunks += _attention(emitter, bands, first, qkv, scores, soft, values, projection)
-                operators = rest
+            case [LayerNorm(), *_] if (count := _projections(operators)) is not None:
+                chunks += _attention(emitter, bands, operators[: count + 5])
+                operators = operators[count + 5 :]
             case [AveragePool() as pool, *rest]:
                 chunks.append(_pool(emitter, pool))
                 operators = rest
@@ -83,10 +77,21 @@ def lower(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan:
                 chunks += _rows(emitter, bands, chain, lead=not chunks)
                 operators = operators[len(chain) :]
             case [other, *_]:
-                raise ValueError(f"{other.name} stands alone; attention is norm, qkv, scores, softmax, values and projection")
+                raise ValueError(f"{other.name} stands alone; attention is norm, q, k and v, scores, softmax, values and projection")
     _interleave(emitter, chunks)
     emitter.instructions.append(Instruction(opcode=isa.Opcode.END, queue=isa.Queue.LOAD))
     return emitter
+
+
+def _projections(operators: Sequence[Operator]) -> int | None:
+    """How many operators behind the norm make q, k and v, where an attention begins with it."""
+    for count in range(1, 4):
+        match operators[count + 1 : count + 5]:
+            case [AttentionScores(), LogSoftmax(), AttentionValues() as values, Linear() as last] if last.input == values.output:
+                inner = operators[1 : count + 1]
+                good = isinstance(inner[0], Linear) and all(isinstance(o, Linear) or isinstance(o, LayerNorm) and o.by_group for o in inner)
+                return count if good else None
+    return None
 
 
 def _interleave(emitter: Emitter, chunks: Sequence[_Chunk]) -> None:
@@ -136,7 +141,9 @@ def _bands(emitter: Emitter, operators: Sequence[Operator]) -> dict[int, int]:
     A unit is as many windows as take consecutive rows of the image, if a chunk holds so many, else one.
     """
     bands = {}
-    for first, scores in zip(operators, operators[2:], strict=False):
+    for index, first in enumerate(operators):
+        count = _projections(operators[index:]) if isinstance(first, LayerNorm) else None
+        scores = operators[index + 1 + (count or 0)] if count else None
         if isinstance(first, LayerNorm) and isinstance(scores, AttentionScores) and scores.windows > 1:
             rows = emitter.layouts[scores.output].rows
             window = rows // scores.windows
@@ -151,20 +158,16 @@ def _linear_layer(emitter: Emitter, operator: Linear) -> None:
     source, output = emitter.layouts[operator.input], emitter.layouts[operator.output]
     weight = emitter.network.arrays[f"{operator.name}.weight"]
     tiles = output.group_tiles if f"{operator.name}.output_groups" in emitter.network.arrays else output.tiles
-    emitter.add_layer(operator.name, "gemm", M=operator.rows, K=weight.shape[1], N=weight.shape[0], mode="int8", tiles=source.width * tiles)
+    operand = moving_operand(emitter.tensors[operator.input])
+    emitter.add_product(operator.name, operand, M=operator.rows, K=weight.shape[1], N=weight.shape[0], tiles=source.width * tiles)
 
 
-def _attention(
-    emitter: Emitter,
-    bands: Mapping[int, int],
-    first: LayerNorm,
-    qkv: Linear,
-    scores: AttentionScores,
-    soft: LogSoftmax,
-    values: AttentionValues,
-    projection: Linear,
-) -> list[_Chunk]:
-    """Chunks of whole windows, in the order of where in the image they lie on average: what wraps around comes in the middle."""
+def _attention(emitter: Emitter, bands: Mapping[int, int], operators: Sequence[Any]) -> list[_Chunk]:
+    """Chunks of whole windows, in the order of where in the image they lie on average: what wraps around comes in the middle.
+
+    operators : norm, projections, scores, softmax, values, projection.
+    """
+    first, *projections, scores, soft, values, projection = operators
     rows = emitter.layouts[scores.output].rows
     parts = _parts(emitter, rows, bands.get(rows, rows // scores.windows))
     if projection.mapped:
@@ -172,7 +175,7 @@ def _attention(
         parts.sort(key=lambda part: targets[part[0] : part[0] + part[1]].mean())
     chunks = []
     for row, count in parts:
-        attention = Attention(emitter, qkv, scores, soft, values, row, count)
+        attention = Attention(emitter, projections, scores, soft, values, row, count)
         sources = [np.arange(start, start + length) for start, length in norm_sources(emitter, first, row, count)]
 
         def prepare(row: int = row, count: int = count) -> None:
@@ -192,8 +195,11 @@ def _attention(
         chunks.append(
             _Chunk(source=first.input, rows=np.concatenate(sources), prepare=prepare, begin=begin, middle=attention.middle, end=end)
         )
-    norm_layer(emitter, first)
-    _linear_layer(emitter, qkv)
+    for each in (first, *projections):
+        if isinstance(each, LayerNorm):
+            norm_layer(emitter, each)
+        else:
+            _linear_layer(emitter, each)
     attention.layers()
     _linear_layer(emitter, projection)
     return chunks
@@ -205,7 +211,7 @@ def _chain(network: IntegerNetwork, operators: Sequence[Operator]) -> list[Layer
     for index, operator in enumerate(operators[:3]):
         if not isinstance(operator, LayerNorm | Linear):
             break
-        if index + 2 < len(operators) and isinstance(operators[index + 2], AttentionScores):
+        if isinstance(operator, LayerNorm) and _projections(operators[index:]) is not None:
             break
         if chain and not _continues(network, chain[-1], operator):
             break

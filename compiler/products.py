@@ -9,9 +9,11 @@ import numpy as np
 
 from ..hw import isa
 from ..model.network import AveragePool, Form, Linear
+from .constants import weight_words
 from .emitter import Emitter, Piece
-from .layout import ceil_div
+from .layout import Layout, ceil_div
 from .memory import DoesNotFit
+from .operands import moving_operand, narrowed, packing, require_packed_weights
 from .program import Access, Port
 from .row_map import RowMap
 
@@ -39,30 +41,49 @@ def linear(emitter: Emitter, operator: Linear, row: int, rows: int, *, lead: boo
 
     ``pieces`` : of the output, where not all are wanted. ``lead`` : nothing comes before it that could hide the loading of weights.
     """
-    name, network, split = operator.name, emitter.network, emitter.plan.split
-    whole = rows == operator.rows and not operator.mapped
-    span = (0, emitter.layouts[operator.output].rows) if whole else (row + operator.output_row, rows)
-    for first, count in emitter.cuts(span, row + operator.output_row, rows, 2 * split if lead else split):
-        first -= operator.output_row
+    name, network = operator.name, emitter.network
+    moving_operand(emitter.tensors[operator.input]).require(name, emitter.config)
+    require_packed_weights(name, operator.weight_bits, emitter.config)
+    for first, count in _cuts(emitter, operator, row, rows, lead):
         source_row = first + operator.input_row
         if operator.input == network.input:
             emitter.ensure_input(name, source_row, count)
         source = emitter.whole(operator.input, source_row)
         k_tiles = emitter.layouts[operator.input].width
         moving = Access(port=Port.MOVING, buffer=source.buffer, row=source_row - source.row, rows=count, words=k_tiles)
-        for result in _results(emitter, operator, first, count, k_tiles, lead=lead, pieces=pieces):
+        for result in _results(emitter, operator, first, count, lead=lead, pieces=pieces):
             _linear_matmul(emitter, operator, first, moving, result)
         if operator.output in network.outputs:
             emitter.store(name, operator.output, first + operator.output_row, count)
 
 
+def _cuts(emitter: Emitter, operator: Linear, row: int, rows: int, lead: bool) -> list[tuple[int, int]]:
+    """The rows of each MATMUL: (first, rows) of the operator."""
+    output, split, shift = emitter.layouts[operator.output], emitter.plan.split, operator.output_row
+    if output.window and output.window < output.rows:
+        # Each window's values are packed for themselves.
+        windows = [(first, output.window) for first in range(row, row + rows, output.window)]
+        return [cut for window in windows for cut in emitter.cuts(window, *window, 1)]
+    whole = rows == operator.rows and not operator.mapped
+    span = (0, output.rows) if whole else (row + shift, rows)
+    return [(first - shift, count) for first, count in emitter.cuts(span, row + shift, rows, 2 * split if lead else split)]
+
+
+def _tile_words(emitter: Emitter, operator: Linear) -> int:
+    """Words of the weights of an n tile."""
+    return weight_words(emitter.layouts[operator.input], operator.weight_bits)
+
+
 def _linear_matmul(emitter: Emitter, operator: Linear, row: int, moving: Access, result: Result) -> None:
     """One MATMUL of a linear layer; ``row`` is the first row of the operator."""
-    name, lanes, k_tiles = operator.name, emitter.config.lanes, moving.words
-    tile = result.tile if result.row_map else result.piece.group * emitter.layouts[result.tensor].group_tiles + result.tile
+    name, source, bits = operator.name, emitter.layouts[operator.input], operator.weight_bits
+    tile = result.tile if result.row_map else emitter.first_tile(result.piece, result.tensor) + result.tile
     block = emitter.load_constants(name, tile, result.tiles)
     reads = [Access(buffer="constants", row=block, rows=result.tiles)]
     fields = {"form": isa.Form[operator.form.name].value, "constant": block, "constant_n": 1}
+    fields |= moving_operand(emitter.tensors[operator.input]).fields | {"stationary_packing": packing(bits)}
+    if bits < 8:
+        fields["k_pad"] = source.unused_bytes
     if operator.form is Form.TABLE:
         fields["table"] = emitter.load_table(name, emitter.function_tables, "function_tables", isa.Target.FUNCTION_TABLE)
         reads.append(Access(buffer="function_tables", row=fields["table"]))
@@ -72,30 +93,28 @@ def _linear_matmul(emitter: Emitter, operator: Linear, row: int, moving: Access,
         fields |= {"residual_zero": operator.residual_zero, "residual_multiplier": operator.residual_multiplier}
         if operator.residual_mapped:
             fields["map"] = 3
-    words = result.tiles * k_tiles * lanes
-    stationary = emitter.load_weights(name, tile * k_tiles * lanes, words)
+    words = _tile_words(emitter, operator)
+    stationary = emitter.load_weights(name, tile * words, result.tiles * words)
     matmul(
         emitter,
         name,
         moving=moving,
         stationary=stationary,
-        steps={"stationary_word": 1, "stationary_k": lanes, "stationary_n": k_tiles * lanes},
+        steps={"stationary_word": 1, "stationary_k": words // moving.words, "stationary_n": words},
         result=result,
         fields=fields,
         reads=(*residual, *reads),
     )
 
 
-def _results(
-    emitter: Emitter, operator: Linear, row: int, rows: int, k_tiles: int, *, lead: bool, pieces: Sequence[Piece] | None
-) -> Iterator[Result]:
+def _results(emitter: Emitter, operator: Linear, row: int, rows: int, *, lead: bool, pieces: Sequence[Piece] | None) -> Iterator[Result]:
     """Cut the n tiles of each piece so that a chunk's weights take no more than a part of the ring, or one tile.
 
     ``lead``: chunks begin with one
     tile and double, so that the array starts early and each loads beside the ones before.
     """
     name, output = operator.output, emitter.layouts[operator.output]
-    tile_words = k_tiles * emitter.config.lanes
+    tile_words = _tile_words(emitter, operator)
     _, ring = emitter.weight_ring(operator.name)
     if tile_words > ring.size:
         raise DoesNotFit
@@ -110,14 +129,24 @@ def _results(
     if output.tiles > emitter.constants.size:
         limit = max(1, min(limit, emitter.constants.size // 2))
     done = 0
-    for piece in pieces:
-        tiles, start = (1 if grouped else piece.groups) * output.group_tiles, 0
+    for piece, begin, tiles in _sections(output, pieces, grouped):
+        start = 0
         while start < tiles:
             size = min(limit, max(1, done)) if lead else ceil_div(tiles - start, ceil_div(tiles - start, limit))
             size = min(size, tiles - start)
             padding = _padding(emitter, operator)
-            yield Result(piece=piece, tensor=name, tile=start, tiles=size, padding=padding, row=row, row_map=row_map)
+            yield Result(piece=piece, tensor=name, tile=begin + start, tiles=size, padding=padding, row=row, row_map=row_map)
             start, done = start + size, done + size
+
+
+def _sections(output: Layout, pieces: Sequence[Piece], grouped: bool) -> Iterator[tuple[Piece, int, int]]:
+    """Tiles of each piece that follow each other: piece, first tile, tiles. Runs of packed values each begin a word."""
+    for piece in pieces:
+        runs = 1 if grouped else piece.groups // output.run
+        if output.parts == 1:
+            yield piece, 0, runs * output.run_tiles
+        else:
+            yield from ((piece, run * output.run_tiles, output.run_tiles) for run in range(runs))
 
 
 def _row_map(emitter: Emitter, operator: Linear, piece: Piece, row: int, rows: int) -> RowMap:
@@ -125,11 +154,16 @@ def _row_map(emitter: Emitter, operator: Linear, piece: Piece, row: int, rows: i
     arrays, width = emitter.network.arrays, emitter.buffers[piece.buffer].width
     targets = arrays[f"{operator.name}.output_rows"][row : row + rows].astype(np.int64)
     groups = arrays.get(f"{operator.name}.output_groups", np.zeros(operator.rows))[row : row + rows].astype(np.int64)
-    return RowMap(targets - piece.row, groups * emitter.group_width(piece), width)
+    layout = emitter.layouts[operator.output]
+    if groups.any() and layout.bits != 8:
+        raise ValueError(f"{operator.name} writes to groups of {operator.output}, which must have 8 bits, not {layout.bits}")
+    return RowMap(targets - piece.row, groups * layout.run_words, width, groups * layout.run_tiles)
 
 
 def _residual(emitter: Emitter, operator: Linear, row: int, rows: int, result: Result) -> tuple[Access, ...]:
     """The residual of rows ``row`` .. of the operator, in the columns of a result; a parameter is loaded."""
+    if (bits := emitter.layouts[result.tensor].bits) != 8:
+        raise ValueError(f"{operator.name} adds a residual to {result.tensor}, which must have 8 bits, not {bits}")
     piece, tile = result.piece, {"word": result.tile, "words": result.tiles}
     if not operator.residual:
         width = emitter.buffers[piece.buffer].width
@@ -159,8 +193,11 @@ def _padding(emitter: Emitter, operator: Linear) -> int:
     """What the padding columns of the output hold: the zero point, after the table."""
     if operator.form is Form.RAW:
         return 0
-    zero = emitter.tensors[operator.output].zero_point
-    return int(emitter.network.arrays[f"{operator.name}.table"][zero + 128]) if operator.form is Form.TABLE else zero
+    tensor = emitter.tensors[operator.output]
+    zero = tensor.zero_point
+    if operator.form is Form.TABLE:
+        zero = int(emitter.network.arrays[f"{operator.name}.table"][zero + 128])
+    return narrowed(tensor, zero)
 
 
 def matmul(
@@ -176,9 +213,9 @@ def matmul(
 ) -> None:
     """MATMUL of the moving rows with the n tiles of ``result``."""
     piece, tensor, row_map = result.piece, result.tensor, result.row_map
-    size = emitter.layouts[tensor].column_bytes
+    layout = emitter.layouts[tensor]
     width = emitter.buffers[piece.buffer].width
-    word, words = result.tile * size, result.tiles * size
+    word, words = layout.word(result.tile), layout.words(result.tile, result.tiles)
     everything = [moving, stationary, *reads]
     anchors: dict[str, tuple[str, int]] = {}
     for a in everything:
@@ -186,7 +223,6 @@ def matmul(
             first = a.row * emitter.buffers[a.buffer].width + a.word
             anchors[a.port.value] = a.buffer, min(first, anchors.get(a.port.value, (a.buffer, first))[1])
     common = {
-        "mode": isa.Mode.INT8.value,
         "direction": isa.LoadDirection.ROW.value,
         "form": isa.Form.REQUANTIZE.value,
         "rows": moving.rows,
@@ -195,14 +231,17 @@ def matmul(
         "moving_row": emitter.buffers[moving.buffer].width,
         "moving_k": 1,
         "output_row": width,
-        "output_n": size,
+        "output_n": layout.column_bytes,
+        "output_packing": packing(layout.bits) if layout.bits < 8 else 0,
+        "pack_rows": int(layout.window > 0),
+        "part": result.tile % layout.run_tiles % layout.parts,
         "zero_out": emitter.tensors[tensor].zero_point,
     }
     if row_map is None:
-        row = result.row - piece.row
+        row, lines = emitter.line(piece, tensor, result.row), layout.lines(result.row, moving.rows)
         anchors["output"] = (piece.buffer, row * width + word)
-        writes = (Access(port=Port.EPILOGUE, buffer=piece.buffer, row=row, rows=moving.rows, word=word, words=words),)
-        part = emitter.slice(piece, tensor, result.row, moving.rows, word, words, result.padding)
+        writes = (Access(port=Port.EPILOGUE, buffer=piece.buffer, row=row, rows=lines, word=word, words=words),)
+        part = emitter.slice(piece, tensor, result.row, moving.rows, result.tile, result.tiles, result.padding)
     else:
         base, entries = emitter.load_map(layer, row_map)
         everything.append(entries)
@@ -212,7 +251,7 @@ def matmul(
             # What is not mapped is the residual: at its own rows.
             common["output_row"] = next((emitter.buffers[a.buffer].width for a in reads if a.port is Port.RESIDUAL), 0)
         writes = row_map.accesses(piece.buffer, Port.EPILOGUE, word, words)
-        part = emitter.mapped_slice(piece, tensor, row_map, word, words, result.padding)
+        part = emitter.mapped_slice(piece, tensor, row_map, result.tile, result.tiles, result.padding)
     emitter.emit(
         isa.Opcode.MATMUL,
         layer=layer,
@@ -229,7 +268,9 @@ def average_pool(emitter: Emitter, operator: AveragePool) -> None:
     name, lanes = operator.name, emitter.config.lanes
     source, layout = emitter.whole(operator.input), emitter.layouts[operator.input]
     target = emitter.whole(operator.output)
-    tiles = emitter.buffers[target.buffer].width
+    if layout.bits != 8:
+        raise ValueError(f"{name} adds up {operator.input}, which must have 8 bits, not {layout.bits}")
+    tiles = emitter.layouts[operator.output].tiles
     k_tiles, width = ceil_div(layout.rows, lanes), emitter.buffers[source.buffer].width
     ones = emitter.add_buffer(f"{name}.ones", 1, k_tiles)
     emitter.load_rows(name, f"{name}.ones", 0, ones, 0, 1)
@@ -242,8 +283,9 @@ def average_pool(emitter: Emitter, operator: AveragePool) -> None:
         stationary=stationary,
         steps={"stationary_word": width, "stationary_k": lanes * width, "stationary_n": 1},
         result=Result(piece=target, tensor=operator.output, tile=0, tiles=tiles, padding=None),
-        fields={"constant": block},
+        fields={**moving_operand(emitter.tensors[operator.input]).fields, "constant": block},
         reads=(Access(buffer="constants", row=block),),
     )
     channels = layout.groups * layout.channels
-    emitter.add_layer(name, "gemm", M=1, K=layout.rows, N=channels, mode="int8", tiles=k_tiles * tiles)
+    operand = moving_operand(emitter.tensors[operator.input])
+    emitter.add_product(name, operand, M=1, K=layout.rows, N=channels, tiles=k_tiles * tiles)

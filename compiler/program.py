@@ -29,6 +29,7 @@ class Space(StrEnum):
     NORM_CONSTANTS = "norm_constants"
     FUNCTION_TABLES = "function_tables"
     EXP_TABLES = "exp_tables"
+    CODE_TABLES = "code_tables"
     ROW_MAP = "row_map"
 
 
@@ -78,25 +79,25 @@ class Access:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSlice:
-    """What an instruction writes: rows and words (of the padded layout) of an activation.
+    """What an instruction writes: rows and tiles (:class:`.layout.Layout`) of an activation.
 
     Parameters
     ----------
     tensor : str
-    row, rows, word, words : int
+    row, rows, tile, tiles : int
     address, stride : int
-        Scratchpad address of the first word, and words from a row to the next.
+        Scratchpad address of the word in which the first tile begins, and words from a row to the next.
     padding : int or None
         Value of padding columns; None where they hold anything.
     places : tuple of (int, int, int)
-        Of rows that go through a row map: row of the tensor, first word in it, and address, the latter relative to ``address``.
+        Of rows that go through a row map: row of the tensor, first tile of it, and address, the latter relative to ``address``.
     """
 
     tensor: str
     row: int
     rows: int
-    word: int
-    words: int
+    tile: int
+    tiles: int
     address: int
     stride: int
     padding: int | None
@@ -104,11 +105,18 @@ class TensorSlice:
 
     @property
     def targets(self) -> NDArray[np.int64]:
-        """By row that is written (rows, 3): row of the tensor, first word in it, and scratchpad address of that word."""
+        """By row that is written (rows, 3): row of the tensor, first tile in it, and scratchpad address of that tile."""
         if self.places:
             return np.array(self.places) + np.array([0, 0, self.address])
         steps = np.arange(self.rows)[:, None]
-        return np.array([self.row, self.word, self.address]) + steps * np.array([1, 0, self.stride])
+        return np.array([self.row, self.tile, self.address]) + steps * np.array([1, 0, self.stride])
+
+    def lines(self, layout: Layout) -> NDArray[np.int64]:
+        """The same by row of words: where values are packed along rows, the first row that is in it."""
+        if not layout.window:
+            return self.targets
+        steps = np.arange(layout.lines(self.row, self.rows))[:, None]
+        return np.array([self.row, self.tile, self.address]) + steps * np.array([layout.packing, 0, self.stride])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +173,8 @@ class Layer:
         Operator name, ``gemm``, ``softmax`` or ``layer_norm``, and the operand mode (empty for row operators).
     tiles : int
         Stationary tiles that the array must hold in turn, each for max(M, L) cycles at least.
+    packing : int
+        Products that a multiplier does in a cycle of the mode.
     instructions : tuple of int
         Indices of its instructions, loads and stores included.
     """
@@ -177,12 +187,18 @@ class Layer:
     count: int = 1
     mode: str = ""
     tiles: int = 0
+    packing: int = 1
     lanes: int
     instructions: tuple[int, ...] = ()
 
     @property
     def macs(self) -> int:
         return self.M * self.K * self.N * self.count if self.op == "gemm" else 0
+
+    @property
+    def multiplier_cycles(self) -> float:
+        """Cycles of one multiplier that the products take."""
+        return self.macs / self.packing
 
     @property
     def lower_bound_cycles(self) -> int:
@@ -308,22 +324,37 @@ def token_sources(instructions: list[Instruction]) -> list[tuple[int, ...]]:
 
 
 def expected_words(program: Program, instruction: Instruction, tensors: Mapping[str, NDArray]) -> dict[int, tuple[bytes, bytes]]:
-    """What ``instruction`` must have written: scratchpad address to (L bytes, mask), mask byte 0 where anything is allowed.
+    """What ``instruction`` must have written: scratchpad address to (L bytes, mask), mask bits 0 where anything is allowed.
 
     tensors : by name (rows, groups * channels), one image of :func:`..model.golden.run`.
     """
     part = instruction.slice
     if part is None:
         return {}
-    layout = program.layouts[part.tensor]
-    rows, words, addresses = part.targets.T[:, :, None]
-    values = np.asarray(tensors[part.tensor])[rows[:, 0]]
-    known = np.full_like(values[:1], -1)
-    shape = (-1, layout.width, layout.lanes)
-    packed = np.frombuffer(layout.pack(values, part.padding or 0), np.uint8).reshape(shape)
-    mask = np.frombuffer(layout.pack(known, 0 if part.padding is None else -1), np.uint8).reshape(shape)[0]
-    word = words + np.arange(part.words)
-    content, care = packed[np.arange(part.rows)[:, None], word], mask[word]
-    pairs = zip(content.reshape(-1, layout.lanes), care.reshape(-1, layout.lanes), strict=True)
-    places = (addresses + np.arange(part.words)).ravel().tolist()
-    return {address: (each.tobytes(), cares.tobytes()) for address, (each, cares) in zip(places, pairs, strict=True)}
+    layout, lanes = program.layouts[part.tensor], program.layouts[part.tensor].lanes
+    _, tiles, addresses = part.lines(layout).T
+    values = np.asarray(tensors[part.tensor])[part.targets[:, 0]]
+    packed = np.frombuffer(layout.pack(values, part.padding or 0), np.uint8).reshape(-1, layout.width, lanes)
+    expected = {}
+    for tile in np.unique(tiles).tolist():
+        mask = _mask(layout, tile, part.tiles, everything=part.padding is not None)
+        first, count = layout.word(tile), layout.words(tile, part.tiles)
+        cares = [mask[first + step].tobytes() for step in range(count)]
+        for index in np.flatnonzero(tiles == tile):
+            for step in range(count):
+                expected[int(addresses[index]) + step] = packed[index, first + step].tobytes(), cares[step]
+    return expected
+
+
+def _mask(layout: Layout, tile: int, tiles: int, *, everything: bool) -> NDArray[np.uint8]:
+    """Bits (width, L) of the columns of some tiles in the words of a row; of padding columns too, if ``everything``."""
+    known = np.full(layout.tiles * layout.lanes, everything)
+    known[layout.columns] = True
+    known[: tile * layout.lanes] = known[(tile + tiles) * layout.lanes :] = False
+    # In the words a run may have more columns than in the tiles.
+    bits = np.zeros((layout.runs, layout.operand_width // layout.runs), bool)
+    bits[:, : layout.run_tiles * layout.lanes] = known.reshape(layout.runs, -1)
+    if layout.window:
+        return np.where(bits, 255, 0).astype(np.uint8).reshape(layout.width, layout.lanes)
+    ones = np.where(bits, 1 if layout.bits == 1 else -1, 0).astype(np.int32 if layout.bits == 32 else np.int8)
+    return np.frombuffer(layout.content(ones.reshape(1, -1)), np.uint8).reshape(layout.width, layout.lanes)

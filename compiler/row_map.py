@@ -30,11 +30,14 @@ class RowMap:
         First word in that row of the part that the row goes to: of a group, where the output has groups.
     width : int
         Words of a row.
+    tiles : (n,) int64
+        First tile of that part, counted in the row.
     """
 
     rows: NDArray[np.int64]
     words: NDArray[np.int64]
     width: int
+    tiles: NDArray[np.int64]
 
     @property
     def base(self) -> int:

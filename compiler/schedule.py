@@ -81,7 +81,9 @@ class Hazards:
 
     def conflict(self, earlier: _Touch, later: _Touch, *, adjacent: bool) -> bool:
         """Whether ``later`` must wait; ``adjacent`` when it directly follows in the same queue."""
-        if _meet(earlier.writes, later.everything) or _meet(earlier.reads, later.writes):
+        # The array writes in order, and parts of a word that others leave alone.
+        ordered = earlier.queue is later.queue is isa.Queue.ARRAY
+        if _meet(earlier.writes, later.reads if ordered else later.everything) or _meet(earlier.reads, later.writes):
             return True
         if earlier.queue is not later.queue:
             return bool(earlier.read_banks & later.read_banks | earlier.write_banks & later.write_banks)

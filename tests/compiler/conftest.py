@@ -36,9 +36,8 @@ def assert_runs_as_golden(image_of):
             word, mask = (np.frombuffer(b"".join(each), np.uint8) for each in zip(*expected.values(), strict=True))
             found = interpreter.scratchpad[list(expected)].ravel() & mask
             np.testing.assert_array_equal(found, word & mask, err_msg=f"{index}: {instruction}")
-            size = program.layouts[part.tensor].column_bytes
-            rows, words, _ = part.targets.T[:, :, None]
-            written[part.tensor][rows, words // size + np.arange(part.words // size)] += 1
+            rows, tiles, _ = part.targets.T[:, :, None]
+            written[part.tensor][rows, tiles + np.arange(part.tiles)] += 1
 
         for seed in seeds:
             interpreter = Interpreter(program, compare)

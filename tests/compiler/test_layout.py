@@ -12,10 +12,10 @@ RNG = np.random.default_rng(0)
 
 @pytest.mark.parametrize("lanes", [4, 8, 12, 16])
 @pytest.mark.parametrize(("groups", "channels"), [(1, 20), (3, 10), (2, 16), (5, 1)])
-@pytest.mark.parametrize("column_bytes", [1, 4])
-def test_a_tensor_comes_back_from_its_words(lanes, groups, channels, column_bytes):
-    layout = Layout(rows=3, groups=groups, channels=channels, lanes=lanes, column_bytes=column_bytes)
-    values = RNG.integers(-128, 128, (3, groups * channels)).astype(np.int8 if column_bytes == 1 else np.int32)
+@pytest.mark.parametrize("bits", [8, 32])
+def test_a_tensor_comes_back_from_its_words(lanes, groups, channels, bits):
+    layout = Layout(rows=3, groups=groups, channels=channels, lanes=lanes, bits=bits)
+    values = RNG.integers(-128, 128, (3, groups * channels)).astype(np.int8 if bits == 8 else np.int32)
     content = layout.pack(values, fill=7)
     assert len(content) == 3 * layout.width * lanes
     np.testing.assert_array_equal(layout.unpack(content), values)
@@ -28,7 +28,7 @@ def test_each_group_begins_a_word():
 
 
 def test_logits_take_four_words_a_tile_lane_by_lane():
-    layout = Layout(rows=1, groups=1, channels=5, lanes=4, column_bytes=4)
+    layout = Layout(rows=1, groups=1, channels=5, lanes=4, bits=32)
     assert layout.width == 8
     content = layout.pack(np.array([[1, -2, 3, 4, 5]], np.int32))
     assert content[4:8] == (-2).to_bytes(4, "little", signed=True)
@@ -53,6 +53,7 @@ def test_records_decode_as_the_hardware_does():
         "bias": RNG.integers(-(1 << 31), 1 << 31, count),
         "multiplier": RNG.integers(0, 1 << 16, count),
         "shift": RNG.integers(1, 33, count),
+        "row_sum": RNG.integers(-16, 16, count),
         "residual_shift": RNG.integers(0, 32, count),
     }
     records = pack_records(isa.CONSTANT_RECORD, isa.CONSTANT_BYTES, **fields)
