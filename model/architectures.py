@@ -8,7 +8,7 @@ from pathlib import Path
 from .float_swin import SwinConfig
 from .float_vit import ViTConfig
 
-__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "SWIN", "Config", "architecture"]
+__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "LOW_BIT_NETWORKS", "SWIN", "Config", "architecture"]
 
 Config = ViTConfig | SwinConfig
 
@@ -30,10 +30,27 @@ ARCHITECTURES: dict[str, Config] = {
     "deit_small": ViTConfig(embed_dim=384, depth=12, num_heads=6),
     "deit_base": ViTConfig(embed_dim=768, depth=12, num_heads=12),
     "deit_tiny_distilled": ViTConfig(embed_dim=192, depth=12, num_heads=3, distilled=True),
+    "deit_small_distilled": ViTConfig(embed_dim=384, depth=12, num_heads=6, distilled=True),
     "vit_base": ViTConfig(embed_dim=768, depth=12, num_heads=12, mean=_HALF, std=_HALF),
     "vit_large": ViTConfig(embed_dim=1024, depth=24, num_heads=16, mean=_HALF, std=_HALF),
     **SWIN,
 }
+
+LOW_BIT_NETWORKS: dict[str, tuple[str, str]] = {
+    "bivit_deit_tiny": ("deit_tiny", "bivit"),
+    "bivit_deit_tiny_w1a1": ("deit_tiny", "bivit_w1a1"),
+    "bivit_swin_tiny": ("swin_tiny", "bivit"),
+    "bivit_swin_tiny_w1a1": ("swin_tiny", "bivit_w1a1"),
+    "bi_vit_deit_tiny": ("deit_tiny_distilled", "bi_vit"),
+    "tervit_deit_tiny": ("deit_tiny", "tervit"),
+    "qvit_deit_small": ("deit_small_distilled", "qvit_w4a4"),
+    "qvit_deit_small_w4a4": ("deit_small_distilled", "qvit_w4a4"),
+    "qvit_deit_small_w2a2": ("deit_small_distilled", "qvit_w2a2"),
+    "repq_vit_deit_small": ("deit_small", "repq_vit_w4a4"),
+}
+"""Networks of a low-bit scheme: the architecture, and the scheme's name. Q-ViT and Bi-ViT use the distilled DeiT."""
+
+ARCHITECTURES |= {name: ARCHITECTURES[base] for name, (base, _) in LOW_BIT_NETWORKS.items()}
 
 
 def architecture(name: str) -> Config:

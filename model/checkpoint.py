@@ -19,6 +19,7 @@ from .architectures import Config
 from .float_swin import SwinConfig
 from .float_vit import ViTConfig
 from .network import FORMAT
+from .schemes.scheme import learned_shapes
 
 __all__ = ["check_state", "infer_config", "is_integer_network", "load_checkpoint", "save_checkpoint"]
 
@@ -27,7 +28,7 @@ _SHOWN = 4  # names that an error message lists before it counts
 
 
 def load_checkpoint(path: Path | str, config: Config | None = None, given: Mapping[str, Any] | None = None) -> tuple[Config, State]:
-    """Configuration and float32 parameters of a safetensors file; no pickle is ever read.
+    """Configuration and float32 parameters of a safetensors file, learned ones (:mod:`.schemes.scheme`) included; no pickle is ever read.
 
     config : what the parameters must be; the number of classes is the file's. Without it, the ``given`` fields, the ``config`` JSON of the
     file's metadata and the shapes of its parameters decide, in this order, see :func:`infer_config`.
@@ -41,7 +42,8 @@ def load_checkpoint(path: Path | str, config: Config | None = None, given: Mappi
     elif (head := tensors.get("head.fc.weight" if isinstance(config, SwinConfig) else "head.weight")) is not None and head.ndim == 2:
         config = replace(config, num_classes=len(head))
     check_state(config, tensors, source=str(path))
-    return config, {name: tensors[name].astype(np.float32) for name in config.parameter_shapes()}
+    names = config.parameter_shapes() | learned_shapes(config)
+    return config, {name: tensors[name].astype(np.float32) for name in names if name in tensors}
 
 
 def is_integer_network(path: Path | str) -> bool:
@@ -81,13 +83,13 @@ def infer_config(state: Mapping[str, NDArray], given: Mapping[str, Any], source:
 
 
 def check_state(config: Config, state: Mapping[str, NDArray], source: str) -> None:
-    """Raise ``ValueError`` unless ``state`` has exactly the parameters of ``config``, floating point and finite.
+    """Raise ``ValueError`` unless ``state`` has the parameters of ``config`` and no others than learned ones, floating point and finite.
 
     The message names the first parameter, in timm's order, that differs, and counts what is wrong by kind.
     """
-    shapes = config.parameter_shapes()
+    shapes, required = config.parameter_shapes() | learned_shapes(config), config.parameter_shapes()
     wrong = {
-        "missing": [name for name in shapes if name not in state],
+        "missing": [name for name in required if name not in state],
         "unexpected": [name for name in state if name not in shapes],
         "wrongly shaped": [name for name in shapes if name in state and state[name].shape != shapes[name]],
         "not floating point": [name for name in state if not np.issubdtype(state[name].dtype, np.floating)],

@@ -11,19 +11,22 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Float",
+    "FloatLayers",
     "ImageConfig",
+    "LayerFactory",
     "Observer",
     "Shapes",
     "State",
-    "attention",
     "check_positive",
     "cut_patches",
     "gelu",
-    "layer_norm",
-    "linear",
     "linear_shapes",
+    "masked_logits",
     "norm_shapes",
     "normalise",
+    "normalised",
+    "scores",
+    "softmax",
 ]
 
 Float = NDArray[np.floating]
@@ -122,45 +125,79 @@ def cut_patches(config: ImageConfig, images: Float) -> Float:
     return cells.reshape(batch, config.patches, -1)
 
 
-def linear(state: State, name: str, x: Float) -> Float:
-    """``x . weight^T + bias``; a convolution's weight is flattened, a bias that is not there is 0."""
-    weight = state[f"{name}.weight"]
-    # One product: numpy multiplies a stack of matrices one by one, which is slow for windows.
-    product = (x.reshape(-1, x.shape[-1]) @ weight.reshape(len(weight), -1).T).reshape(*x.shape[:-1], -1)
-    return product + state[f"{name}.bias"] if f"{name}.bias" in state else product
+class FloatLayers:
+    """The layers of a float network with the parameters ``state``; what they give is shown to ``saw``.
 
-
-def layer_norm(state: State, name: str, x: Float, epsilon: float, saw: Observer) -> Float:
-    """LayerNorm over the last axis with its parameters."""
-    centred = x - x.mean(-1, keepdims=True)
-    variance = np.square(centred).mean(-1, keepdims=True)
-    result = centred / np.sqrt(variance + epsilon) * state[f"{name}.weight"] + state[f"{name}.bias"]
-    saw(name, result)
-    return result
-
-
-def attention(state: State, name: str, x: Float, heads: int, saw: Observer, bias: Float | None = None, mask: Float | None = None) -> Float:
-    """Multi-head self-attention of (B, tokens, width), its projection included.
-
-    bias : (heads, tokens, tokens), added to the scaled logits. mask : (W, tokens, tokens), added after ``saw`` has had the logits;
-    batch entry ``b`` takes ``mask[b % W]``.
+    A quantised network's reference overrides those that it computes otherwise.
     """
-    batch, tokens, width = x.shape
-    qkv = linear(state, f"{name}.qkv", x)
-    saw(f"{name}.qkv", qkv)
-    q, k, v = qkv.reshape(batch, tokens, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
-    logits = (q * (width // heads) ** -0.5) @ k.swapaxes(-1, -2)
-    if bias is not None:
-        logits = logits + bias
-    saw(f"{name}.qk", logits)
-    if mask is not None:
-        logits = (logits.reshape(-1, len(mask), *logits.shape[1:]) + mask[:, None]).reshape(logits.shape)
+
+    def __init__(self, state: State, saw: Observer) -> None:
+        self.state, self.saw = state, saw
+
+    def linear(self, name: str, x: Float) -> Float:
+        """``x . weight^T + bias``; a convolution's weight is flattened, a bias that is not there is 0."""
+        return self.product(name, x, self.state[f"{name}.weight"])
+
+    def product(self, name: str, x: Float, weight: Float) -> Float:
+        """:meth:`linear` with another weight."""
+        # One product: numpy multiplies a stack of matrices one by one, which is slow for windows.
+        result = (x.reshape(-1, x.shape[-1]) @ weight.reshape(len(weight), -1).T).reshape(*x.shape[:-1], -1)
+        return result + self.state[f"{name}.bias"] if f"{name}.bias" in self.state else result
+
+    def layer_norm(self, name: str, x: Float, epsilon: float) -> Float:
+        """LayerNorm over the last axis with its parameters."""
+        result = normalised(x, epsilon) * self.state[f"{name}.weight"] + self.state[f"{name}.bias"]
+        self.saw(name, result)
+        return result
+
+    def hidden(self, x: Float) -> Float:
+        """What a block's hidden layer makes of its sums."""
+        return gelu(x)
+
+    def attention(self, name: str, x: Float, heads: int, bias: Float | None = None, mask: Float | None = None) -> Float:
+        """Multi-head self-attention of (B, tokens, width), its projection included.
+
+        bias : (heads, tokens, tokens), added to the scaled logits. mask : (W, tokens, tokens), added after ``saw`` has had the logits;
+        batch entry ``b`` takes ``mask[b % W]``.
+        """
+        batch, tokens, width = x.shape
+        qkv = self.linear(f"{name}.qkv", x)
+        self.saw(f"{name}.qkv", qkv)
+        q, k, v = qkv.reshape(batch, tokens, 3, heads, width // heads).transpose(2, 0, 3, 1, 4)
+        logits = scores(q, k, bias)
+        self.saw(f"{name}.qk", logits)
+        weights = softmax(logits, mask)
+        self.saw(f"{name}.softmax", weights)
+        mixed = (weights @ v).swapaxes(1, 2).reshape(batch, tokens, width)
+        self.saw(f"{name}.av", mixed)
+        return self.linear(f"{name}.proj", mixed)
+
+
+LayerFactory = Callable[[State, Observer], FloatLayers]
+
+
+def normalised(x: Float, epsilon: float) -> Float:
+    """Mean 0 and deviation 1 over the last axis."""
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + epsilon)
+
+
+def scores(q: Float, k: Float, bias: Float | None = None) -> Float:
+    """Scaled logits of (..., tokens, size) queries and keys, and a bias."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2)
+    return logits if bias is None else logits + bias
+
+
+def masked_logits(logits: Float, mask: Float | None) -> Float:
+    """``mask`` (W, tokens, tokens) added to (B, heads, tokens, tokens); batch entry ``b`` takes ``mask[b % W]``."""
+    return logits if mask is None else (logits.reshape(-1, len(mask), *logits.shape[1:]) + mask[:, None]).reshape(logits.shape)
+
+
+def softmax(logits: Float, mask: Float | None = None) -> Float:
+    """Over the last axis of the masked logits."""
+    logits = masked_logits(logits, mask)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    saw(f"{name}.softmax", weights)
-    mixed = (weights @ v).swapaxes(1, 2).reshape(batch, tokens, width)
-    saw(f"{name}.av", mixed)
-    return linear(state, f"{name}.proj", mixed)
+    return weights / weights.sum(-1, keepdims=True)
 
 
 _ERF_END, _ERF_STEPS = 6.0, 1 << 15

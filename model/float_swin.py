@@ -9,16 +9,14 @@ from numpy.typing import NDArray
 
 from .float_ops import (
     Float,
+    FloatLayers,
     ImageConfig,
+    LayerFactory,
     Observer,
     Shapes,
     State,
-    attention,
     check_positive,
     cut_patches,
-    gelu,
-    layer_norm,
-    linear,
     linear_shapes,
     norm_shapes,
 )
@@ -167,7 +165,7 @@ def merge(x: Float, side: int) -> Float:
     return cells.reshape(batch, side**2 // 4, 4 * width)
 
 
-def forward(config: SwinConfig, state: State, images: Float, observe: Observer | None = None) -> Float:
+def forward(config: SwinConfig, state: State, images: Float, observe: Observer | None = None, factory: LayerFactory = FloatLayers) -> Float:
     """Logits of normalised ``images``.
 
     images : (B, C, H, W) float32 or float64. Result (B, num_classes) of the same type; in float32 within 1e-4 of timm.
@@ -175,41 +173,42 @@ def forward(config: SwinConfig, state: State, images: Float, observe: Observer |
     start of every stage but the first ``downsample.norm``, ``downsample.reduction``; in each block ``norm1``, ``attn.qkv``, ``attn.qk``
     (scaled logits with the relative-position bias, before the mask), ``attn.softmax``, ``attn.av`` (these four by windows,
     (B * windows, ...)), ``attn.proj`` (after the residual add), ``norm2``, ``mlp.fc1`` (before GELU), ``mlp.fc2`` (after the residual
-    add); ``norm``, ``pool``, ``head.fc``.
+    add); ``norm``, ``pool``, ``head.fc``. factory : makes the layers.
     """
     saw = observe or (lambda name, array: None)
-    x = linear(state, "patch_embed.proj", cut_patches(config, images))
+    layers = factory(state, saw)
+    x = layers.linear("patch_embed.proj", cut_patches(config, images))
     saw("patch_embed.proj", x)
-    x = layer_norm(state, "patch_embed.norm", x, LAYER_NORM_EPSILON, saw)
+    x = layers.layer_norm("patch_embed.norm", x, LAYER_NORM_EPSILON)
     for index, stage in enumerate(config.stages):
         if index:
-            x = layer_norm(state, f"{stage.name}.downsample.norm", merge(x, 2 * stage.side), LAYER_NORM_EPSILON, saw)
-            x = linear(state, f"{stage.name}.downsample.reduction", x)
+            x = layers.layer_norm(f"{stage.name}.downsample.norm", merge(x, 2 * stage.side), LAYER_NORM_EPSILON)
+            x = layers.linear(f"{stage.name}.downsample.reduction", x)
             saw(f"{stage.name}.downsample.reduction", x)
         for block in range(stage.depth):
-            x = _block(state, stage, block, x, saw)
-    pooled = layer_norm(state, "norm", x, LAYER_NORM_EPSILON, saw).mean(1)
+            x = _block(layers, stage, block, x)
+    pooled = layers.layer_norm("norm", x, LAYER_NORM_EPSILON).mean(1)
     saw("pool", pooled)
-    logits = linear(state, "head.fc", pooled)
+    logits = layers.linear("head.fc", pooled)
     saw("head.fc", logits)
     return logits
 
 
-def _block(state: State, stage: SwinStage, block: int, x: Float, saw: Observer) -> Float:
+def _block(layers: FloatLayers, stage: SwinStage, block: int, x: Float) -> Float:
     name, shift = f"{stage.name}.blocks.{block}", stage.shift(block)
     rows = window_rows(stage, shift)
-    normed = layer_norm(state, f"{name}.norm1", x, LAYER_NORM_EPSILON, saw)
+    normed = layers.layer_norm(f"{name}.norm1", x, LAYER_NORM_EPSILON)
     windows = normed[:, rows].reshape(-1, stage.window**2, stage.width)
-    table = state[f"{name}.attn.relative_position_bias_table"]
+    table = layers.state[f"{name}.attn.relative_position_bias_table"]
     bias = table[relative_position_index(stage.window)].transpose(2, 0, 1)
     mask = shift_mask(stage, shift) * x.dtype.type(MASKED) if shift else None
     mixed = np.empty_like(x)
-    attended = attention(state, f"{name}.attn", windows, stage.num_heads, saw, bias, mask)
+    attended = layers.attention(f"{name}.attn", windows, stage.num_heads, bias, mask)
     mixed[:, rows.reshape(-1)] = attended.reshape(x.shape)
     x = x + mixed
-    saw(f"{name}.attn.proj", x)
-    hidden = linear(state, f"{name}.mlp.fc1", layer_norm(state, f"{name}.norm2", x, LAYER_NORM_EPSILON, saw))
-    saw(f"{name}.mlp.fc1", hidden)
-    x = x + linear(state, f"{name}.mlp.fc2", gelu(hidden))
-    saw(f"{name}.mlp.fc2", x)
+    layers.saw(f"{name}.attn.proj", x)
+    hidden = layers.linear(f"{name}.mlp.fc1", layers.layer_norm(f"{name}.norm2", x, LAYER_NORM_EPSILON))
+    layers.saw(f"{name}.mlp.fc1", hidden)
+    x = x + layers.linear(f"{name}.mlp.fc2", layers.hidden(hidden))
+    layers.saw(f"{name}.mlp.fc2", x)
     return x

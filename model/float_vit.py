@@ -10,16 +10,14 @@ from numpy.typing import NDArray
 
 from .float_ops import (
     Float,
+    FloatLayers,
     ImageConfig,
+    LayerFactory,
     Observer,
     Shapes,
     State,
-    attention,
     check_positive,
     cut_patches,
-    gelu,
-    layer_norm,
-    linear,
     linear_shapes,
     norm_shapes,
 )
@@ -100,38 +98,40 @@ def random_state(config: ImageConfig, seed: int = 0) -> dict[str, NDArray[np.flo
     return state
 
 
-def forward(config: ViTConfig, state: State, images: Float, observe: Observer | None = None) -> Float:
+def forward(config: ViTConfig, state: State, images: Float, observe: Observer | None = None, factory: LayerFactory = FloatLayers) -> Float:
     """Logits of normalised ``images``.
 
     images : (B, C, H, W) float32 or float64. Result (B, num_classes) of the same type; in float32 within 1e-4 of timm.
     observe : called with the name of an operator and what it gives, channels last: ``patch_embed`` (with class token and position);
     in each block ``norm1``, ``attn.qkv``, ``attn.qk`` (scaled logits), ``attn.softmax``, ``attn.av``, ``attn.proj`` (after the
     residual add), ``norm2``, ``mlp.fc1`` (before GELU), ``mlp.fc2`` (after the residual add); ``norm`` (prefix tokens only),
-    ``head``, ``head_dist``.
+    ``head``, ``head_dist``. factory : makes the layers.
     """
     saw = observe or (lambda name, array: None)
-    x = _embed(config, state, images)
+    layers = factory(state, saw)
+    x = _embed(config, layers, images)
     saw("patch_embed", x)
     for block in (f"blocks.{i}" for i in range(config.depth)):
-        normed = layer_norm(state, f"{block}.norm1", x, LAYER_NORM_EPSILON, saw)
-        x = x + attention(state, f"{block}.attn", normed, config.num_heads, saw)
+        normed = layers.layer_norm(f"{block}.norm1", x, LAYER_NORM_EPSILON)
+        x = x + layers.attention(f"{block}.attn", normed, config.num_heads)
         saw(f"{block}.attn.proj", x)
-        hidden = linear(state, f"{block}.mlp.fc1", layer_norm(state, f"{block}.norm2", x, LAYER_NORM_EPSILON, saw))
+        hidden = layers.linear(f"{block}.mlp.fc1", layers.layer_norm(f"{block}.norm2", x, LAYER_NORM_EPSILON))
         saw(f"{block}.mlp.fc1", hidden)
-        x = x + linear(state, f"{block}.mlp.fc2", gelu(hidden))
+        x = x + layers.linear(f"{block}.mlp.fc2", layers.hidden(hidden))
         saw(f"{block}.mlp.fc2", x)
-    x = layer_norm(state, "norm", x[:, : config.prefix_tokens], LAYER_NORM_EPSILON, saw)
-    logits = linear(state, "head", x[:, 0])
+    x = layers.layer_norm("norm", x[:, : config.prefix_tokens], LAYER_NORM_EPSILON)
+    logits = layers.linear("head", x[:, 0])
     saw("head", logits)
     if not config.distilled:
         return logits
-    distilled = linear(state, "head_dist", x[:, 1])
+    distilled = layers.linear("head_dist", x[:, 1])
     saw("head_dist", distilled)
     return (logits + distilled) / 2
 
 
-def _embed(config: ViTConfig, state: State, images: Float) -> Float:
+def _embed(config: ViTConfig, layers: FloatLayers, images: Float) -> Float:
     """Class (and distillation) token and patches, with their position."""
+    state = layers.state
     prefix = [state[name] for name in ("cls_token", "dist_token")[: config.prefix_tokens]]
     tokens = [np.broadcast_to(p, (len(images), 1, config.embed_dim)) for p in prefix]
-    return np.concatenate([*tokens, linear(state, "patch_embed.proj", cut_patches(config, images))], axis=1) + state["pos_embed"]
+    return np.concatenate([*tokens, layers.linear("patch_embed.proj", cut_patches(config, images))], axis=1) + state["pos_embed"]

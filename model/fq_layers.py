@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .arith import scale_to_multiplier
 from .float_ops import ImageConfig, State
@@ -24,11 +24,15 @@ PIXELS = Affine(scale=1 / 255, zero_point=-128)
 
 @dataclass(frozen=True, kw_only=True)
 class Weight:
-    """Integer weight (N, K) and bias (N,) of a linear layer, and the real value (N,) of one step of its accumulator."""
+    """Integer weight (N, K) and bias (N,) of a linear layer, and the real value (N,) of one step of its accumulator.
+
+    zero : (N,), where the weights have zero points.
+    """
 
     weight: NDArray[np.int8]
     bias: NDArray[np.float64]
     step: NDArray[np.float64]
+    zero: NDArray[np.int8] | None = None
 
 
 @dataclass(kw_only=True)
@@ -85,7 +89,7 @@ class Filler:
         self._norm(name, stream, factors.steps, factors.zero_point)
         return factors
 
-    def _norm(self, name: str, stream: PowerOfTwoFactors, steps: NDArray[np.float64], zero: int) -> None:
+    def _norm(self, name: str, stream: PowerOfTwoFactors, steps: NDArray[np.float64], zero: ArrayLike) -> None:
         groups = self.tensors[self.operators[name].input].groups
         alpha = np.tile(stream.alpha, groups)
         gamma, beta = self.state[f"{name}.weight"], self.state[f"{name}.bias"]
@@ -167,12 +171,14 @@ class Filler:
         self, name: str, layer: Weight, source: Affine, steps: NDArray[np.float64], residual: PowerOfTwoFactors | None = None
     ) -> None:
         """Arrays of a linear layer whose output channels have the ``steps``, and the numbers of its residual."""
-        total = layer.weight.sum(axis=1, dtype=np.int64)
-        bias = np.rint(layer.bias).astype(np.int64) - source.zero_point * total
-        bound = int((np.abs(layer.weight.astype(np.int16)).sum(axis=1, dtype=np.int64) * 128 + np.abs(bias)).max())
+        weight = layer.weight.astype(np.int64) if layer.zero is None else layer.weight - layer.zero[:, None].astype(np.int64)
+        bias = np.rint(layer.bias).astype(np.int64) - source.zero_point * weight.sum(axis=1)
+        bound = int((np.abs(weight).sum(axis=1) * 128 + np.abs(bias)).max())
         if bound >= 2**31:
             raise ValueError(f"{name}: the accumulator and its bias can reach {bound}, which 32 bits do not hold")
         self.arrays |= {f"{name}.weight": layer.weight, f"{name}.bias": bias.astype(np.int32)}
+        if layer.zero is not None:
+            self.arrays[f"{name}.weight_zero"] = layer.zero
         shift = self.multipliers(name, layer.step / steps)
         if residual is not None:
             multiplier, self.arrays[f"{name}.residual_shift"] = residual_parameters(residual.steps / steps, shift)

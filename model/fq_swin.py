@@ -14,7 +14,7 @@ from .network import IntegerNetwork
 from .observers import PowerOfTwoFactors, observe_images
 from .swin_structure import swin_structure
 
-__all__ = ["quantize_swin"]
+__all__ = ["fill_swin", "quantize_swin"]
 
 
 def quantize_swin(
@@ -24,6 +24,12 @@ def quantize_swin(
     structure = swin_structure(config, name=name, scheme=SCHEME, origin=origin)
     calibration = observe_images(config, state, images)
     filler = Filler(structure=structure, config=config, state=state, calibration=calibration, epsilon=LAYER_NORM_EPSILON)
+    fill_swin(filler, config)
+    return filler.network(list(labels))
+
+
+def fill_swin(filler: Filler, config: SwinConfig) -> None:
+    """Fill the layers in their order."""
     stream = filler.new_stream("patch_embed.proj", filler.pixels(), PIXELS)
     stream = filler.norm_stream("patch_embed.norm", stream)
     for index, stage in enumerate(config.stages):
@@ -34,7 +40,6 @@ def quantize_swin(
         for block in range(stage.depth):
             stream = _block(filler, stage, f"{stage.name}.blocks.{block}", stream)
     filler.heads(filler.pool("pool", "norm", filler.norm("norm", stream)))
-    return filler.network(list(labels))
 
 
 def _block(filler: Filler, stage: SwinStage, name: str, stream: PowerOfTwoFactors) -> PowerOfTwoFactors:

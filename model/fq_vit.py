@@ -14,7 +14,7 @@ from .network import IntegerNetwork
 from .observers import PowerOfTwoFactors, observe_images
 from .structure import vit_structure
 
-__all__ = ["quantize_vit"]
+__all__ = ["fill_vit", "quantize_vit"]
 
 
 def quantize_vit(
@@ -28,6 +28,12 @@ def quantize_vit(
     structure = vit_structure(config, name=name, scheme=SCHEME, origin=origin)
     calibration = observe_images(config, state, images)
     filler = Filler(structure=structure, config=config, state=state, calibration=calibration, epsilon=LAYER_NORM_EPSILON)
+    fill_vit(filler, config)
+    return filler.network(list(labels))
+
+
+def fill_vit(filler: Filler, config: ViTConfig) -> None:
+    """Fill the layers in their order."""
     stream = _embed(filler, config)
     for block in (f"blocks.{index}" for index in range(config.depth)):
         mixed = filler.attention(f"{block}.attn", filler.norm(f"{block}.norm1", stream))
@@ -35,7 +41,6 @@ def quantize_vit(
         hidden = filler.gelu_layer(f"{block}.mlp.fc1", filler.norm(f"{block}.norm2", stream))
         stream = filler.onto_stream(f"{block}.mlp.fc2", hidden, stream)
     filler.heads(filler.norm("norm", stream))
-    return filler.network(list(labels))
 
 
 def _embed(filler: Filler, config: ViTConfig) -> PowerOfTwoFactors:

@@ -122,14 +122,14 @@ def layer_norm_by_group(
 
 
 def layer_norm_parameters(
-    gamma: ArrayLike, beta: ArrayLike, s1: float, eps: float, s_out: ArrayLike, z_out: int, channels: int
+    gamma: ArrayLike, beta: ArrayLike, s1: float, eps: float, s_out: ArrayLike, z_out: ArrayLike, channels: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], int]:
     """``gain``, ``offset`` (C,) int32 and ``epsilon`` of a float LayerNorm.
 
-    s1 : scale of input channels with alpha 0. s_out : step of the output, one or one per channel.
+    s1 : scale of input channels with alpha 0. s_out, z_out : step and (real) zero point of the output, one or one per channel.
     Rounded to 10 fraction bits and clipped: ``|gamma / s_out| < 128``, ``|beta / s_out + z_out| < 512``.
     """
-    gamma, beta, s_out = (np.asarray(v, dtype=np.float64) for v in (gamma, beta, s_out))
+    gamma, beta, s_out, z_out = (np.asarray(v, dtype=np.float64) for v in (gamma, beta, s_out, z_out))
     for name, vector in (("gamma", gamma), ("beta", beta)):
         if vector.shape != (channels,):
             raise ValueError(f"{name} must have the shape ({channels},), not {vector.shape}")

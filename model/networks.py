@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .architectures import ARCHITECTURES, DATA, DIGITS, architecture
+from .architectures import ARCHITECTURES, DATA, DIGITS, LOW_BIT_NETWORKS, architecture
 from .checkpoint import is_integer_network, load_checkpoint
 from .float_swin import SwinConfig
 from .fq_layers import SCHEME
 from .network import IntegerNetwork
 from .quantize import quantize
+from .schemes.scheme import LOW_BIT
+from .schemes.structure import low_bit_structure
 from .structure import check_arrays, vit_structure
 from .swin_structure import swin_structure
 from .synthetic import shaped_images, synthetic_state
@@ -47,7 +49,8 @@ def integer_network(name: str, checkpoint: Path | str | None = None) -> IntegerN
     else:
         (config, state), source = load_checkpoint(checkpoint, config), Path(checkpoint).name
     images = shaped_images(config, _CALIBRATION_IMAGES)
-    return quantize(config, state, images, name=name, origin=f"{source}, calibrated on {len(images)} images of 1/f noise")
+    origin = f"{source}, calibrated on {len(images)} images of 1/f noise"
+    return quantize(config, state, images, scheme=_scheme(name), name=name, origin=origin)
 
 
 def network_structure(name: str) -> IntegerNetwork:
@@ -66,6 +69,13 @@ def samples(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def _structure(name: str, classes: int) -> IntegerNetwork:
     config = replace(architecture(name), num_classes=classes)
     origin = "no weights: shapes only"
+    if (scheme := _scheme(name)) in LOW_BIT:
+        return low_bit_structure(config, LOW_BIT[scheme], name=name, origin=origin)
     if isinstance(config, SwinConfig):
         return swin_structure(config, name=name, scheme=SCHEME, origin=origin)
     return vit_structure(config, name=name, scheme=SCHEME, origin=origin)
+
+
+def _scheme(name: str) -> str:
+    """Scheme that a name stands for."""
+    return LOW_BIT_NETWORKS[name][1] if name in LOW_BIT_NETWORKS else SCHEME

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import float_swin, float_vit
-from .float_ops import Float, State, normalise
+from .float_ops import Float, FloatLayers, LayerFactory, State, normalise
 from .float_ops import gelu as fast_gelu
 from .float_swin import SwinConfig
 from .float_vit import ViTConfig
@@ -91,8 +91,10 @@ class Calibration:
         return self.channels[name].sample
 
 
-def observe_images(config: ViTConfig | SwinConfig, state: State, images: NDArray[np.uint8]) -> Calibration:
-    """Statistics of the float network over uint8 ``images`` (B, C, H, W), at least one.
+def observe_images(
+    config: ViTConfig | SwinConfig, state: State, images: NDArray[np.uint8], factory: LayerFactory = FloatLayers
+) -> Calibration:
+    """Statistics of the float network over uint8 ``images`` (B, C, H, W), at least one; ``factory`` makes its layers.
 
     In float64, so that rounding differences between BLAS libraries do not reach the integers.
     """
@@ -103,9 +105,9 @@ def observe_images(config: ViTConfig | SwinConfig, state: State, images: NDArray
     for batch in _batches(images, max(1, _LARGEST_BATCH // widest)):
         pixels = normalise(config, batch).astype(np.float64)
         if isinstance(config, SwinConfig):
-            float_swin.forward(config, state, pixels, calibration.observe)
+            float_swin.forward(config, state, pixels, calibration.observe, factory)
         else:
-            float_vit.forward(config, state, pixels, calibration.observe)
+            float_vit.forward(config, state, pixels, calibration.observe, factory)
     return calibration
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,8 @@ from .fq_layers import SCHEME
 from .fq_swin import quantize_swin
 from .fq_vit import quantize_vit
 from .network import IntegerNetwork
+from .schemes.quantize import quantize_low_bit
+from .schemes.scheme import LOW_BIT
 
 __all__ = ["SCHEMES", "quantize", "quantize_checkpoint", "quantize_digits"]
 
@@ -31,7 +34,10 @@ def _fq_vit(config: Config, state: State, images: NDArray[np.uint8], *, name: st
     return quantize_vit(config, state, images, name=name, origin=origin, labels=labels)
 
 
-SCHEMES = {SCHEME: _fq_vit}
+SCHEMES: dict[str, Callable[..., IntegerNetwork]] = {SCHEME: _fq_vit} | {
+    name: partial(quantize_low_bit, scheme) for name, scheme in LOW_BIT.items()
+}
+"""Quantisers by the name of their scheme."""
 
 
 def quantize(

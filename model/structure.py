@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,14 +34,18 @@ _INPUT = "patches"
 _TABLE = 256
 
 
-def vit_structure(config: ViTConfig, *, name: str, scheme: str, origin: str) -> IntegerNetwork:
+def vit_structure(
+    config: ViTConfig, *, name: str, scheme: str, origin: str, build: Callable[..., StructureBuilder] | None = None
+) -> IntegerNetwork:
     """Network of ``config`` without weights: what a quantiser fills, and all that a compiler needs to know how long it takes.
+
+    build : makes the builder, by default a :class:`StructureBuilder`.
 
     Zero points, the numbers of the operators and the arrays are 0, scales 1. The arrays are read-only views of one zero each: they
     have the shapes and types of :func:`array_formats` and take no memory.
     """
     stem, prefix = "patch_embed", config.prefix_tokens
-    builder = StructureBuilder(config=config, stream=stem, rows=config.tokens, width=config.embed_dim)
+    builder = (build or StructureBuilder)(config=config, stream=stem, rows=config.tokens, width=config.embed_dim)
     # Position is a parameter residual; the prefix tokens are constant rows before the patches.
     builder.tensor(stem)
     builder.operators.append(Linear(name=stem, input=_INPUT, output=stem, form=Form.RESIDUAL, rows=config.patches, output_row=prefix))
@@ -120,7 +125,7 @@ def _operator_formats(operator: Operator, outputs: int, source: Tensor) -> Forma
 
 @dataclass(kw_only=True)
 class StructureBuilder:
-    """Appends tensors and operators in execution order.
+    """Appends tensors and operators in execution order; a network of other bits overrides :meth:`bits` and what follows it.
 
     Parameters
     ----------
@@ -145,6 +150,18 @@ class StructureBuilder:
         config = self.config
         self.tensor(_INPUT, rows=config.patches, channels=config.in_chans * config.patch_size**2)
 
+    def bits(self, name: str) -> int:
+        """Bits of an activation."""
+        return 8
+
+    def weight_bits(self, name: str) -> int:
+        """Bits of a linear layer's weights."""
+        return 8
+
+    def hidden_form(self) -> Form:
+        """Form of a block's hidden layer."""
+        return Form.TABLE
+
     def network(self, outputs: list[str], constants: Formats, *, name: str, scheme: str, origin: str) -> IntegerNetwork:
         """All that was appended. constants : arrays of the constant rows in front of the first tensor of the stream."""
         config = self.config
@@ -159,6 +176,7 @@ class StructureBuilder:
             tensors=self.tensors,
             constants=[Constant(name=array.removesuffix(".value"), output=self.operators[0].output) for array in constants],
             operators=self.operators,
+            arrays=self.arrays,
         )
         formats = constants | array_formats(network)
         network.arrays = {array: np.broadcast_to(np.zeros((), dtype), shape) for array, (dtype, shape) in formats.items()} | self.arrays
@@ -193,23 +211,30 @@ class StructureBuilder:
         size, keys = self.width // heads, self.rows // windows
         self.tensor(qkv, groups=3 * heads, channels=size)
         self.linear(qkv, source)
-        self.tensor(qk, groups=heads, channels=keys)
-        bias, masked = masks is not None, masks is not None and bool(masks.any())
-        if masks is not None and window_type is not None:
-            bytes_ = np.where(masks, np.int8(-128), np.int8(0))[:, None]
-            self.arrays |= {f"{qk}.bias": np.repeat(bytes_, heads, axis=1), f"{qk}.window_type": window_type}
-        self.operators.append(AttentionScores(name=qk, input=qkv, output=qk, heads=heads, windows=windows, bias=bias, masked=masked))
+        masked = self.scores(qk, qkv, heads, windows, masks, window_type)
         self.tensor(softmax, groups=heads, channels=keys)
         self.operators.append(LogSoftmax(name=softmax, input=qk, output=softmax, windows=windows, masked=masked))
         self.tensor(av, groups=heads, channels=size)
         self.operators.append(AttentionValues(name=av, input=softmax, values=qkv, output=av, heads=heads, windows=windows))
+
+    def scores(
+        self, name: str, source: str, heads: int, windows: int, masks: NDArray[np.bool_] | None, window_type: NDArray[np.uint8] | None
+    ) -> bool:
+        """Logits, with the masks in their bias; whether any key is masked. Arguments as of :meth:`attention`."""
+        self.tensor(name, groups=heads, channels=self.rows // windows)
+        bias, masked = masks is not None, masks is not None and bool(masks.any())
+        if masks is not None and window_type is not None:
+            bytes_ = np.where(masks, np.int8(-128), np.int8(0))[:, None]
+            self.arrays |= {f"{name}.bias": np.repeat(bytes_, heads, axis=1), f"{name}.window_type": window_type}
+        self.operators.append(AttentionScores(name=name, input=source, output=name, heads=heads, windows=windows, bias=bias, masked=masked))
+        return masked
 
     def mlp(self, block: str, merge: tuple[NDArray[np.uint16], NDArray[np.uint8]] | None = None) -> None:
         """Norm, hidden layer and output layer of a block; ``merge`` as in :meth:`onto_stream`."""
         norm, fc1 = f"{block}.norm2", f"{block}.mlp.fc1"
         self.norm(norm)
         self.tensor(fc1, channels=int(self.width * self.config.mlp_ratio))
-        self.linear(fc1, norm, Form.TABLE)
+        self.linear(fc1, norm, self.hidden_form())
         self.onto_stream(f"{block}.mlp.fc2", fc1, merge=merge)
 
     def onto_stream(
@@ -244,11 +269,13 @@ class StructureBuilder:
 
     def linear(self, name: str, source: str, form: Form = Form.REQUANTIZE, **options) -> None:
         """A layer of every row."""
+        options["weight_bits"] = self.weight_bits(name)
         self.operators.append(Linear(name=name, input=source, output=name, form=form, rows=self.rows, **options))
 
-    def tensor(self, name: str, *, rows: int = 0, groups: int = 1, channels: int = 0, bits: int = 8) -> None:
+    def tensor(self, name: str, *, rows: int = 0, groups: int = 1, channels: int = 0, bits: int = 0, unit: bool = False) -> None:
         """By default of the stream's shape."""
-        self.tensors.append(Tensor(name=name, rows=rows or self.rows, groups=groups, channels=channels or self.width, bits=bits))
+        rows, channels, bits = rows or self.rows, channels or self.width, bits or self.bits(name)
+        self.tensors.append(Tensor(name=name, rows=rows, groups=groups, channels=channels, bits=bits, unit=unit))
 
     def _map(self, name: str, rows: NDArray[np.uint16] | None, groups: NDArray[np.uint8] | None = None) -> bool:
         """Keep where the rows of a layer go; whether it is mapped."""

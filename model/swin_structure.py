@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,9 +14,11 @@ from .structure import StructureBuilder
 __all__ = ["merge_rows", "raster_rows", "swin_structure", "window_types"]
 
 
-def swin_structure(config: SwinConfig, *, name: str, scheme: str, origin: str) -> IntegerNetwork:
+def swin_structure(
+    config: SwinConfig, *, name: str, scheme: str, origin: str, build: Callable[..., StructureBuilder] = StructureBuilder
+) -> IntegerNetwork:
     """As :func:`.structure.vit_structure`; the row maps, the masks in the position bias and the types of the windows are there."""
-    builder = StructureBuilder(config=config, stream="", rows=config.patches, width=config.embed_dim)
+    builder = build(config=config, stream="", rows=config.patches, width=config.embed_dim)
     builder.embed("patch_embed.proj")
     builder.norm("patch_embed.norm")
     builder.stream = "patch_embed.norm"
