@@ -1,7 +1,5 @@
 """The epilogue: groups of accumulators to scratchpad words."""
 
-import operator
-
 from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -95,12 +93,10 @@ class Packer(wiring.Component):
         low = Cat(lane[:8] for lane in lanes)
         if not self.config.narrow:
             return Cat(word, low)[len(low) :]
-        # Bit i of a word's bytes, as eighth i of a word, is part i >> (3 - packing) of them.
+        # Bit i of a byte, as eighth i of a word, is in part i >> (3 - packing) of it.
         packing, part = self.output_packing, self.placing.part
-        here, before = (
-            Array(Cat(compare(part, bit >> 3 - log2) for bit in range(8)) for log2 in range(4))[packing]
-            for compare in (operator.eq, operator.gt)
-        )
+        here = Signal(PARTS)
+        m.d.comb += here.eq(Array(Cat(part == bit >> 3 - log2 for bit in range(PARTS)) for log2 in range(4))[packing])
         m.d.sync += self.o_parts.eq(here | self.placing.pack_rows.replicate(PARTS))
         by_row, by_column = [], []
         for log2 in range(4):
@@ -108,8 +104,8 @@ class Packer(wiring.Component):
             parts = [word.word_select(index, len(word) >> log2) for index in range(1 << log2)]
             by_row.append(Cat(Cat(end, *fields)[(8 >> log2) * len(lanes) :] for end in parts))
             by_column.append(Cat(field.replicate(1 << log2) for field in fields))
-        kept = before.replicate(len(lanes)) & word[: len(low)]
-        rows = Cat(word, here.replicate(len(lanes)) & Array(by_column)[packing] | kept)[len(low) :]
+        earlier = Mux(part == 0, 0, word[: len(low)])  # results of the rows before, in the group's bytes
+        rows = Cat(word, here.replicate(len(lanes)) & Array(by_column)[packing] | earlier)[len(low) :]
         return Mux(self.placing.pack_rows, rows, Array(by_row)[packing])
 
 
