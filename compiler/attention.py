@@ -54,8 +54,6 @@ class Attention:
             raise ValueError(f"{scores.input} must have the zero point 0, not {tensors[scores.input].zero_point}")
         self.queried = moving_operand(tensors[scores.input])
         self.coded = moving_operand(tensors[values.input], values.codes)
-        for operand, operator in ((self.queried, scores), (self.coded, values)):
-            operand.require(operator.name, self.emitter.config)
         self.groups = deque(self._groups())
 
     @property

@@ -16,7 +16,7 @@ from .attention import Attention
 from .constants import MemoryImage
 from .emitter import Emitter, Plan
 from .layout import ceil_div
-from .operands import moving_operand
+from .operands import moving_operand, require_modes
 from .products import average_pool, linear
 from .program import Instruction
 from .row_operators import norm, norm_layer, norm_sources
@@ -55,6 +55,7 @@ def lower(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan:
 
     Raises ``ValueError`` for what the core cannot do at all, :class:`.memory.DoesNotFit` for what this plan has no memory for.
     """
+    require_modes(network, config)
     emitter = Emitter(network, config, image, plan)
     for constant in network.constants:
         piece, rows = emitter.whole(constant.output), network.arrays[f"{constant.name}.value"].shape[0]

@@ -8,10 +8,10 @@ import numpy as np
 
 from ..hw import isa
 from ..hw.config import CoreConfig
-from ..model.network import Codes, Tensor
+from ..model.network import AttentionScores, AttentionValues, Codes, IntegerNetwork, Linear, LogSoftmax, Tensor
 from ..model.requantize import narrow
 
-__all__ = ["Operand", "moving_operand", "narrowed", "packing", "require_packed_weights"]
+__all__ = ["Operand", "moving_operand", "narrowed", "packing", "require_modes"]
 
 _MODES = {8: isa.Mode.INT8, 4: isa.Mode.INT4, 2: isa.Mode.INT2, 1: isa.Mode.BINARY}
 
@@ -43,13 +43,6 @@ class Operand:
         """Fields of the instruction."""
         return {"mode": self.mode.value, "codebook": self.codebook.value}
 
-    def require(self, name: str, config: CoreConfig) -> None:
-        """Raise ``ValueError`` where the core cannot run operator ``name``."""
-        if self.name not in config.modes:
-            raise ValueError(f"{name} needs the operand mode {self.name}; this core has {', '.join(config.modes)}")
-        if self.mode is isa.Mode.LOG2 and self.codebook is isa.Codebook.UNIT and not config.narrow:
-            raise ValueError(f"{name} takes codes of half octaves, which a core with int4, int2 or binary has; this core has none of them")
-
 
 def moving_operand(tensor: Tensor, codes: Codes = Codes.LINEAR) -> Operand:
     """How the array takes a tensor that moves."""
@@ -68,7 +61,19 @@ def narrowed(tensor: Tensor, value: int) -> int:
     return int(narrow(np.array(value, np.int8), tensor.bits, unit=tensor.unit)) if tensor.bits < 8 else value
 
 
-def require_packed_weights(name: str, bits: int, config: CoreConfig) -> None:
-    """Raise ``ValueError`` where the core cannot unpack the weights of operator ``name``."""
-    if bits < 8 and not config.packed_weights:
-        raise ValueError(f"{name} has weights of {bits} bit{'s' * (bits > 1)}, which needs packed_weights; this core has none")
+def require_modes(network: IntegerNetwork, config: CoreConfig) -> None:
+    """Raise ``ValueError`` that names the first operator that the core cannot run, and what it lacks."""
+    tensors = {tensor.name: tensor for tensor in network.tensors}
+    for operator in network.operators:
+        match operator:
+            case Linear() | AttentionScores() | AttentionValues():
+                codes = operator.codes if isinstance(operator, AttentionValues) else Codes.LINEAR
+                operand = moving_operand(tensors[operator.input], codes)
+                if operand.name not in config.modes:
+                    raise ValueError(f"{operator.name} needs the operand mode {operand.name}; this core has {', '.join(config.modes)}")
+                if isinstance(operator, Linear) and operator.weight_bits < 8 and not config.packed_weights:
+                    weights = f"weights of {operator.weight_bits} bit{'s' * (operator.weight_bits > 1)}"
+                    raise ValueError(f"{operator.name} has {weights}, which needs packed_weights; this core has none")
+            case LogSoftmax(coded=True) if not config.narrow:
+                modes = ", ".join(config.modes)
+                raise ValueError(f"{operator.name} needs a code table, which cores with int4, int2 or binary have; this one has {modes}")

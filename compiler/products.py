@@ -13,7 +13,7 @@ from .constants import weight_words
 from .emitter import Emitter, Piece
 from .layout import Layout, ceil_div
 from .memory import DoesNotFit
-from .operands import moving_operand, narrowed, packing, require_packed_weights
+from .operands import moving_operand, narrowed, packing
 from .program import Access, Port
 from .row_map import RowMap
 
@@ -42,8 +42,6 @@ def linear(emitter: Emitter, operator: Linear, row: int, rows: int, *, lead: boo
     ``pieces`` : of the output, where not all are wanted. ``lead`` : nothing comes before it that could hide the loading of weights.
     """
     name, network = operator.name, emitter.network
-    moving_operand(emitter.tensors[operator.input]).require(name, emitter.config)
-    require_packed_weights(name, operator.weight_bits, emitter.config)
     for first, count in _cuts(emitter, operator, row, rows, lead):
         source_row = first + operator.input_row
         if operator.input == network.input:

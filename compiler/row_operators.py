@@ -43,8 +43,6 @@ def _write_rows(emitter: Emitter, parts: dict, target: Piece, tensor: str, row: 
 
 def softmax(emitter: Emitter, operator: LogSoftmax, head: int, row: int, rows: int) -> None:
     """Codes of one head, for rows that lie in one buffer."""
-    if operator.coded and not emitter.config.narrow:
-        raise ValueError(f"{operator.name} needs a code table, which a core with int4, int2 or binary has; this core has none of them")
     source, target = emitter.piece(operator.input, row, head), emitter.piece(operator.output, row, head)
     table = emitter.load_table(operator.name, emitter.exp_tables, "exp_tables", isa.Target.EXP_TABLE)
     columns, words = emitter.layouts[operator.input].channels, emitter.layouts[operator.input].run_words

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from vitloom.compiler.constants import pack_norm_constants, pack_records, pack_weights
+from vitloom.compiler.constants import code_tables, pack_norm_constants, pack_records, pack_weights, weight_words
 from vitloom.compiler.layout import Layout
 from vitloom.hw import isa
+from vitloom.model.packing import unpack_rows, unpack_values
 
 RNG = np.random.default_rng(0)
 
@@ -74,3 +75,51 @@ def test_norm_constants_are_planes_of_bytes():
         if channel < 6:
             expected = {"alpha": int(alpha[channel]), "gain": int(gain[channel]), "offset": int(offset[channel])}
         assert isa.unpack(isa.NORM_RECORD, record) == expected
+
+
+@pytest.mark.parametrize(("bits", "inputs"), [(1, 8), (2, 8), (4, 8), (1, 1), (1, 4), (2, 2)])
+def test_weights_are_words_of_consecutive_k(bits, inputs):
+    source = Layout(rows=1, groups=1, channels=40, lanes=8, bits=inputs)
+    target = Layout(rows=1, groups=1, channels=10, lanes=8)
+    weight = RNG.choice([-1, 1], (10, 40)).astype(np.int8)
+    content = np.frombuffer(pack_weights(weight, source, target, bits), np.uint8)
+    assert content.size == 2 * weight_words(source, bits) * 8
+    columns = unpack_rows(content.reshape(2, -1, 8), bits).swapaxes(1, 2).reshape(16, -1)
+    np.testing.assert_array_equal(columns[:10, :40], weight)
+    if bits > 1:
+        assert not columns[10:].any() and not columns[:, 40:].any()
+
+
+def test_packed_heads_follow_each_other_and_begin_a_word_for_q_and_for_k():
+    """3 heads of 16 bits of q, then of k, in words of 4 bytes."""
+    layout = Layout(rows=2, groups=6, channels=16, lanes=4, bits=1, run=3, dense=True)
+    values = RNG.choice([-1, 1], (2, 96)).astype(np.int8)
+    content = np.frombuffer(layout.pack(values), np.uint8).reshape(2, 16)
+    np.testing.assert_array_equal(unpack_values(np.ascontiguousarray(content[:, :6]), 1), values[:, :48])
+    np.testing.assert_array_equal(unpack_values(np.ascontiguousarray(content[:, 8:14]), 1), values[:, 48:])
+    np.testing.assert_array_equal(layout.unpack(content.tobytes()), values)
+    heads = [layout.head(group) for group in range(6)]
+    assert [(h.word, h.words, h.skip, h.pad) for h in heads] == [
+        (0, 1, 0, 2),
+        (0, 1, 2, 0),
+        (1, 1, 0, 2),
+        (2, 1, 0, 2),
+        (2, 1, 2, 0),
+        (3, 1, 0, 2),
+    ]
+
+
+def test_values_packed_along_rows_begin_anew_in_every_window():
+    layout = Layout(rows=10, groups=1, channels=3, lanes=4, bits=2, window=5)
+    values = RNG.integers(-2, 2, (10, 3)).astype(np.int8)
+    words = np.frombuffer(layout.pack(values), np.uint8).reshape(4, 4)
+    np.testing.assert_array_equal(unpack_rows(words[:2], 2, 5)[:, :3], values[:5])
+    np.testing.assert_array_equal(unpack_rows(words[2:], 2, 5)[:, :3], values[5:])
+    assert (layout.line(4), layout.line(5), layout.lines(5, 5)) == (1, 2, 2)
+
+
+def test_equal_code_tables_of_heads_are_one():
+    one, other = np.zeros(256, np.int8), np.ones(256, np.int8)
+    numbers, tables = code_tables(np.stack([one, other, one]))
+    assert numbers == [0, 1, 0]
+    np.testing.assert_array_equal(tables, [one, other])
