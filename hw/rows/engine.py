@@ -104,6 +104,8 @@ class RowEngine(wiring.Component):
         m.submodules.writer = writer = RowWriter(self.config)
         connect(m, engine=flipped(self.exp_write), softmax=softmax.table_write)
         connect(m, engine=flipped(self.norm_write), norm=norm.constants_write)
+        if self.config.narrow:
+            connect(m, engine=flipped(self.code_write), softmax=softmax.code_write)
         connect(m, writer=writer.write, engine=flipped(self.write))
         if self.config.map_rows:
             connect(m, engine=flipped(self.row_map), writer=writer.row_map)

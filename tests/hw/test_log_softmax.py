@@ -6,16 +6,24 @@ import pytest
 from cocotb.triggers import RisingEdge
 
 from vitloom.hw import isa
-from vitloom.hw.config import CoreConfig
+from vitloom.hw.config import MODES, CoreConfig
 from vitloom.hw.rows.log_softmax import LOG2_TABLE, MAX_COLUMNS, LogSoftmax
 from vitloom.model.log_softmax import LOG2_TABLE as MODEL_LOG2_TABLE
-from vitloom.model.log_softmax import exp_table, log_softmax, log_table
+from vitloom.model.log_softmax import coded_softmax, exp_table, log_softmax, log_table
 from vitloom.sim.runner import run_component
 from vitloom.sim.streams import check_stream, collect, drive, pack, reset, start_clock, unpack
 
 LANES = int(os.environ.get("LANES", 4))
+NARROW = int(os.environ.get("NARROW", 0))
 SCALES = (0.02, 0.3)  # of the two tables
-CONFIG = CoreConfig(lanes=LANES)
+CODES = np.random.default_rng(4).integers(-8, 8, (2, isa.TABLE_ENTRIES)).astype(np.int8)  # the two code tables
+
+
+def configuration(lanes, narrow):
+    return CoreConfig(lanes=lanes, modes=MODES if narrow else MODES[:2])
+
+
+CONFIG = configuration(LANES, NARROW)
 
 
 def words_of(row):
@@ -28,15 +36,22 @@ def words_of(row):
         yield pack(word) | keep << 8 * LANES | (index == count - 1) << 9 * LANES
 
 
-def expected(row, table, masked):
-    """Codes of a row, padded to whole words."""
+def expected(row, table, masked, coding):
+    """Codes of a row, padded to whole words; ``coding`` is None or which code table, and whether the weights are relative."""
     padded = np.zeros(-(-len(row) // LANES) * LANES, dtype=np.int8)
     padded[: len(row)] = row
-    return log_softmax(padded, exp_table(SCALES[table]), log_table(SCALES[table]), columns=len(row), masked=masked)
+    tables = exp_table(SCALES[table]), log_table(SCALES[table])
+    if coding is None:
+        return log_softmax(padded, *tables, columns=len(row), masked=masked)
+    code_table, relative = coding
+    return coded_softmax(padded, *tables, CODES[code_table], len(row), masked=masked, relative=relative).view(np.uint8) & 15
 
 
 def sample_rows(rng):
-    """Rows, each with its table and whether -128 is a masked key: corners, then random ones, long before short and short before long."""
+    """Rows, each with its table, whether -128 is a masked key, and its coding.
+
+    Corners, then random ones, long before short and short before long.
+    """
     one_hot = np.full(2 * LANES + 1, -128, dtype=np.int8)
     one_hot[LANES + 1] = 127
     corners = [
@@ -55,12 +70,17 @@ def sample_rows(rng):
     for row in random[::2]:
         row[rng.random(len(row)) < 0.4] = -128
     rows = [*corners, *random, *corners]
-    return [(row, index % 3 % 2, bool(index % 4 != 3 and (row != -128).any())) for index, row in enumerate(rows)]
+    if NARROW:
+        rows = rows * 4
+    codings = [None, (0, False), (1, False), (0, True), (1, True)] if NARROW else [None]
+    choices = rng.integers(len(codings), size=len(rows))
+    return [(row, index % 3 % 2, bool(index % 4 != 3 and (row != -128).any()), codings[choices[index]]) for index, row in enumerate(rows)]
 
 
 async def start(dut):
     start_clock(dut)
-    for name in ("i__valid", "i__payload", "o__ready", "table", "masked", "table_write__enable"):
+    narrow = ("coded", "relative", "code_table", "code_write__enable") if NARROW else ()
+    for name in ("i__valid", "i__payload", "o__ready", "table", "masked", "table_write__enable", *narrow):
         getattr(dut, name).value = 0
     await reset(dut)
     cocotb.start_soon(check_stream(dut, "o"))
@@ -71,11 +91,19 @@ async def start(dut):
             dut.table_write__data.value = isa.pack(isa.EXP_ENTRY, {"exp": exp, "log": log})
             await RisingEdge(dut.clk)
     dut.table_write__enable.value = 0
+    for address, code in enumerate(CODES.ravel() if NARROW else []):
+        dut.code_write__enable.value, dut.code_write__address.value, dut.code_write__data.value = 1, address, int(code) & 15
+        await RisingEdge(dut.clk)
+    if NARROW:
+        dut.code_write__enable.value = 0
 
 
 async def drive_rows(dut, rows, rng, idle):
-    for row, table, masked in rows:
+    for row, table, masked, coding in rows:
         dut.table.value, dut.masked.value = table, masked
+        if NARROW:
+            dut.code_table.value, dut.relative.value = coding or (1, rng is not None)  # of no effect when it is not coded
+            dut.coded.value = coding is not None
         await drive(dut, "i", words_of(row), rng, idle)
 
 
@@ -104,9 +132,13 @@ async def matches_golden(dut, idle, stall):
 async def takes_rows_of_the_greatest_length(dut):
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
     await start(dut)
-    long = [(rng.integers(-128, 128, MAX_COLUMNS).astype(np.int8), 1, True), (np.full(MAX_COLUMNS, 5, dtype=np.int8), 0, False)]
+    coding = (1, False) if NARROW else None
+    long = [
+        (rng.integers(-128, 128, MAX_COLUMNS).astype(np.int8), 1, True, None),
+        (np.full(MAX_COLUMNS, 5, dtype=np.int8), 0, False, coding),
+    ]
     # behind a longest row, as many shortest ones as arrive until it has left
-    rows = [*long, *[(np.array([k % 100], dtype=np.int8), k % 2, False) for k in range(2 * MAX_COLUMNS // LANES)], *long]
+    rows = [*long, *[(np.array([k % 100], dtype=np.int8), k % 2, False, None) for k in range(2 * MAX_COLUMNS // LANES)], *long]
     cocotb.start_soon(drive_rows(dut, rows, None, 0.0))
     await check_rows(dut, rows, None, 0.0)
 
@@ -132,7 +164,7 @@ def test_table_of_logarithms_is_the_models():
     np.testing.assert_array_equal(LOG2_TABLE, MODEL_LOG2_TABLE)
 
 
-@pytest.mark.parametrize("lanes", [4, 8])
-def test_log_softmax(lanes, tmp_path):
-    component = LogSoftmax(CoreConfig(lanes=lanes))
-    run_component(component, name=f"log_softmax_{lanes}", test_module=__file__, test_dir=tmp_path, env={"LANES": str(lanes)}, seed=lanes)
+@pytest.mark.parametrize(("lanes", "narrow"), [(4, 0), (8, 0), (8, 1)])
+def test_log_softmax(lanes, narrow, tmp_path):
+    component, env = LogSoftmax(configuration(lanes, narrow)), {"LANES": str(lanes), "NARROW": str(narrow)}
+    run_component(component, name=f"log_softmax_{lanes}_{narrow}", test_module=__file__, test_dir=tmp_path, env=env, seed=lanes)

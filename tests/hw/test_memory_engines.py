@@ -7,7 +7,7 @@ import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 
 from vitloom.hw import isa
-from vitloom.hw.config import CoreConfig
+from vitloom.hw.config import MODES, CoreConfig
 from vitloom.hw.isa import Error, Opcode, Target
 from vitloom.hw.memory_engines import LoadEngine, StoreEngine, table_words, target_words
 from vitloom.hw.memory_port import MAX_BURST
@@ -16,7 +16,8 @@ from vitloom.sim.memory import Memory
 from vitloom.sim.runner import build, run
 from vitloom.sim.streams import check_stream, drive, reset, start_clock
 
-TABLES = (Target.FUNCTION_TABLE, Target.EXP_TABLE)
+#: Bits of an entry.
+TABLES = {Target.FUNCTION_TABLE: 8, Target.EXP_TABLE: isa.EXP_ENTRY.size, Target.CODE_TABLE: isa.CODE_ENTRY.width}
 MAP_ROWS = 64
 PORTS = {
     Target.SCRATCHPAD: "write",
@@ -25,12 +26,13 @@ PORTS = {
     Target.FUNCTION_TABLE: "table",
     Target.EXP_TABLE: "exp_table",
     Target.ROW_MAP: "row_map",
+    Target.CODE_TABLE: "code_table",
 }
 BASE = 37
 MEMORY_WORDS = 1200
 
 
-def config(lanes, memory_bytes_per_cycle, memory_latency, map_rows=MAP_ROWS):
+def config(lanes, memory_bytes_per_cycle, memory_latency, map_rows=MAP_ROWS, modes=MODES[:2]):
     return CoreConfig(
         lanes=lanes,
         memory_bytes_per_cycle=memory_bytes_per_cycle,
@@ -40,6 +42,7 @@ def config(lanes, memory_bytes_per_cycle, memory_latency, map_rows=MAP_ROWS):
         constant_channels=128,
         norm_channels=128,
         map_rows=map_rows,
+        modes=tuple(modes),
     )
 
 
@@ -112,7 +115,7 @@ def expected_writes(config, content, target, memory, words, destination):
         return [(entry, value) for entry, value in enumerate(entries, first) if entry < MAP_ROWS]
     if target not in TABLES:
         return [(destination + word, value) for word, value in enumerate(data)]
-    mask = (1 << (8 if target is Target.FUNCTION_TABLE else isa.EXP_ENTRY.size)) - 1
+    mask = (1 << TABLES[target]) - 1
     writes, size = [], table_words(config.lanes)
     for word, value in enumerate(data):
         for part in range(config.lanes // 4):
@@ -131,7 +134,8 @@ async def loads(dut, stall):
     table = table_words(config_.lanes)
     jobs = [(Target.SCRATCHPAD, 0, words, 3) for words in (1, 2, MAX_BURST - 1, MAX_BURST, MAX_BURST + 1, 200)]
     jobs += [(target, 7, words, 0) for target in PORTS if target not in TABLES and (words := target_words(config_, target))]
-    jobs += [(target, 11, words, start) for target in TABLES for words, start in ((table, 0), (table, table), (2 * table, 0), (1, table))]
+    tables = [target for target in TABLES if target_words(config_, target)]
+    jobs += [(target, 11, words, start) for target in tables for words, start in ((table, 0), (table, table), (2 * table, 0), (1, table))]
     if config_.map_rows:
         jobs += [(Target.ROW_MAP, 13, 2, 3), (Target.ROW_MAP, 17, 1, target_words(config_, Target.ROW_MAP) - 1)]
     jobs += [(Target.SCRATCHPAD, MEMORY_WORDS - 5, 5, config_.scratchpad_words - 5)]
@@ -159,16 +163,16 @@ async def refused_loads(dut):
     config_, rng = from_environment(), np.random.default_rng(cocotb.RANDOM_SEED)
     memory, pulses = await prepare(dut, config_, rng, 0.0)
     good = {"target": Target.SCRATCHPAD, "memory": 3, "words": 2, "destination": 5}
-    bad = [({"words": 0}, Error.FIELD), ({"target": 6}, Error.FIELD), ({"target": 7, "words": 0}, Error.FIELD)]
-    if not config_.map_rows:
-        bad += [({"target": Target.ROW_MAP}, Error.FIELD)]
-    for target in PORTS if config_.map_rows else [target for target in PORTS if target is not Target.ROW_MAP]:
+    targets = [target for target in PORTS if target_words(config_, target)]
+    bad = [({"words": 0}, Error.FIELD), ({"target": 7}, Error.FIELD), ({"target": 7, "words": 0}, Error.FIELD)]
+    bad += [({"target": target}, Error.FIELD) for target in PORTS if target not in targets]
+    for target in targets:
         size = target_words(config_, target)
         last = size - table_words(config_.lanes) if target in TABLES else size - 1
         bad += [({"target": target, "words": size - last + 1, "destination": last}, Error.ADDRESS)]
         bad += [({"target": target, "words": 1, "destination": size}, Error.ADDRESS)]
         bad += [({"target": target, "words": (1 << 20) - 1, "destination": (1 << 20) - 1}, Error.ADDRESS)]
-    bad += [({"target": target, "words": 1, "destination": 1}, Error.ADDRESS) for target in TABLES]
+    bad += [({"target": target, "words": 1, "destination": 1}, Error.ADDRESS) for target in TABLES if target in targets]
     words = [instruction(Opcode.LOAD, **fields) for change, _ in bad for fields in (good | change, good)]
     cocotb.start_soon(drive(dut, "instruction", words))
     await until(dut, pulses, "done", len(bad))
@@ -325,6 +329,7 @@ async def a_cancelled_store_keeps_the_port_in_order(dut, wait):
 CONFIGURATIONS = [
     {"lanes": 8, "memory_bytes_per_cycle": 8, "memory_latency": 1},
     {"lanes": 8, "memory_bytes_per_cycle": 2, "memory_latency": 12, "map_rows": 0},
+    {"lanes": 8, "memory_bytes_per_cycle": 4, "memory_latency": 12, "modes": ["int8", "binary"]},
     {"lanes": 12, "memory_bytes_per_cycle": 4, "memory_latency": 30},
 ]
 

@@ -6,29 +6,33 @@ import pytest
 from cocotb.triggers import RisingEdge
 
 from vitloom.hw import isa
-from vitloom.hw.config import CoreConfig
+from vitloom.hw.config import MODES, CoreConfig
 from vitloom.hw.isa import Error, Opcode
 from vitloom.hw.rows.engine import RowEngine
 from vitloom.hw.rows.layer_norm import LayerNorm
 from vitloom.hw.rows.log_softmax import LogSoftmax
 from vitloom.hw.scratchpad import READ_LATENCY
 from vitloom.model.layer_norm import layer_norm
-from vitloom.model.log_softmax import exp_table, log_softmax, log_table
+from vitloom.model.log_softmax import coded_softmax, exp_table, log_softmax, log_table
+from vitloom.model.packing import pack_codes, pack_values
+from vitloom.model.requantize import narrow
 from vitloom.sim.row_timing import RowTiming
 from vitloom.sim.runner import run_component
 from vitloom.sim.streams import pack, reset, start_clock, unpack
 
 LANES = int(os.environ.get("LANES", 4))
 MAP_ROWS = int(os.environ.get("MAP_ROWS", 64))
+NARROW = int(os.environ.get("NARROW", 0))
 WORDS = 4096
 SCALES = (0.02, 0.3)  # of the two tables
+CODES = np.random.default_rng(4).integers(-8, 8, (2, isa.TABLE_ENTRIES)).astype(np.int8)  # the two code tables
 
 
-def configuration(lanes, map_rows):
-    return CoreConfig(lanes=lanes, norm_channels=512, map_rows=map_rows)
+def configuration(lanes, map_rows, narrow):
+    return CoreConfig(lanes=lanes, norm_channels=512, map_rows=map_rows, modes=MODES if narrow else MODES[:2])
 
 
-CONFIG = configuration(LANES, MAP_ROWS)
+CONFIG = configuration(LANES, MAP_ROWS, NARROW)
 
 
 class Bench:
@@ -45,10 +49,9 @@ class Bench:
 
     async def begin(self):
         start_clock(self.dut)
-        for name in ("instruction__valid", "instruction__payload", "read__data", "exp_write__enable", "norm_write__enable"):
+        ports = ["exp_write", "norm_write", *(["row_map"] if MAP_ROWS else []), *(["code_write"] if NARROW else [])]
+        for name in ("instruction__valid", "instruction__payload", "read__data", *(f"{port}__enable" for port in ports)):
             getattr(self.dut, name).value = 0
-        if MAP_ROWS:
-            self.dut.row_map__enable.value = 0
         await reset(self.dut)
 
     async def step(self):
@@ -76,6 +79,13 @@ class Bench:
             getattr(self.dut, f"{port}__{name}").value = value
         await self.step()
         getattr(self.dut, f"{port}__enable").value = 0
+
+    async def load_tables(self):
+        for table, scale in enumerate(SCALES):
+            for d, (exp, log) in enumerate(zip(exp_table(scale), log_table(scale), strict=True)):
+                await self.write("exp_write", table * isa.TABLE_ENTRIES + d, isa.pack(isa.EXP_ENTRY, {"exp": exp, "log": log}))
+            for entry, code in enumerate(CODES[table] if NARROW else []):
+                await self.write("code_write", table * isa.TABLE_ENTRIES + entry, int(code) & 15)
 
     async def issue(self, opcode, **fields):
         """Offer an instruction until it is taken; returns the first cycle of the offer."""
@@ -125,21 +135,51 @@ class Layer:
 
 def addresses(fields, name):
     """Addresses of the words of each row: (rows, words)."""
-    row, word = np.arange(fields["rows"])[:, None], np.arange(fields["words"])[None, :]
+    words = -(-fields["words"] >> fields["output_packing"]) if name == "output" else fields["words"]
+    row, word = np.arange(fields["rows"])[:, None], np.arange(words)[None, :]
     offset = fields["offsets"][fields["map_base"] + row] if name == "output" and fields.get("map") else row * fields[f"{name}_row"]
     return fields[name] + offset + word * fields[f"{name}_word"]
 
 
 def softmax_result(rows, fields):
     scale = SCALES[fields["table"]]
-    tables = exp_table(scale), log_table(scale)
-    return log_softmax(rows, *tables, columns=fields["columns"], masked=bool(fields.get("masked"))).astype(np.int8)
+    tables, kind = (exp_table(scale), log_table(scale)), {"columns": fields["columns"], "masked": bool(fields.get("masked"))}
+    if not fields.get("coded"):
+        codes = log_softmax(rows, *tables, **kind)
+    else:
+        codes = coded_softmax(rows, *tables, CODES[fields["code_table"]], **kind, relative=bool(fields["relative"])).view(np.uint8) & 15
+    return as_words(pack_codes(codes, 8 >> fields["output_packing"]))
+
+
+def norm_result(layer):
+    """The words of a layer's results, as a function of rows and fields."""
+
+    def result(rows, fields):
+        bits = 8 >> fields["output_packing"]
+        return as_words(pack_values(narrow(layer.result(rows), bits), bits))
+
+    return result
+
+
+def as_words(rows):
+    """Rows of bytes, padded to whole words: (rows, words, L)."""
+    padded = np.pad(rows.view(np.int8), [(0, 0), (0, -rows.shape[1] % LANES)])
+    return padded.reshape(len(rows), -1, LANES)
 
 
 def placed(rows, words, *, transposed=False):
     """Rows one after the other from 0 on; results from 2048 on, word by word or row by row."""
     target = {"output_row": 1, "output_word": rows + 3} if transposed else {"output_row": words + 1, "output_word": 1}
-    return {"rows": rows, "words": words, "input": 5, "input_row": words + 2, "input_word": 1, "output": 2048, **target}
+    source = {"rows": rows, "words": words, "input": 5, "input_row": words + 2, "input_word": 1}
+    return {**source, "output": 2048, "output_packing": 0, **target}
+
+
+def narrowed(jobs, rng):
+    """The same jobs with every packing, and SOFTMAXes with codes of a table too."""
+    for packing in range(4):
+        for opcode, fields, golden in jobs:
+            coding = {"coded": packing % 4 != 1, "relative": rng.integers(2), "code_table": rng.integers(2)}
+            yield opcode, {**fields, "output_packing": packing, **(coding if opcode == Opcode.SOFTMAX else {})}, golden
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
@@ -147,26 +187,27 @@ async def matches_golden_and_takes_the_cycles_it_says(dut):
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
     bench = Bench(dut, rng)
     await bench.begin()
-    for table, scale in enumerate(SCALES):
-        for d, (exp, log) in enumerate(zip(exp_table(scale), log_table(scale), strict=True)):
-            await bench.write("exp_write", table * isa.TABLE_ENTRIES + d, isa.pack(isa.EXP_ENTRY, {"exp": exp, "log": log}))
-    layers = [Layer(rng, 3 * LANES, -128, 2), Layer(rng, 48, 7, 11)]
+    await bench.load_tables()
+    layers = [Layer(rng, 3 * LANES, -128, 2), Layer(rng, 48, 7, 11), Layer(rng, LANES, 3, 30)]
     for layer in layers:
         await layer.load(bench)
 
     jobs = [
         (Opcode.SOFTMAX, {**placed(9, 3), "columns": 3 * LANES - 3, "table": 0}, softmax_result),
         (Opcode.SOFTMAX, {**placed(6, 4, transposed=True), "columns": 2 * LANES + 1, "table": 1}, softmax_result),  # a word beyond the row
-        (Opcode.NORM, {**placed(7, 3), **layers[0].fields}, lambda rows, _: layers[0].result(rows)),
+        (Opcode.NORM, {**placed(7, 3), **layers[0].fields}, norm_result(layers[0])),
         (Opcode.SOFTMAX, {**placed(20, 1), "columns": 1, "table": 1}, softmax_result),
-        (Opcode.NORM, {**placed(5, 48 // LANES, transposed=True), **layers[1].fields}, lambda rows, _: layers[1].result(rows)),
-        (Opcode.NORM, {**placed(1, 3), **layers[0].fields}, lambda rows, _: layers[0].result(rows)),
+        (Opcode.NORM, {**placed(5, 48 // LANES, transposed=True), **layers[1].fields}, norm_result(layers[1])),
+        (Opcode.NORM, {**placed(1, 3), **layers[0].fields}, norm_result(layers[0])),
         (Opcode.SOFTMAX, {**placed(1, 5), "columns": 5 * LANES, "table": 0}, softmax_result),
+        (Opcode.NORM, {**placed(6, 1), **layers[2].fields}, norm_result(layers[2])),
     ]
+    if NARROW:
+        jobs += list(narrowed(jobs, rng))
     for opcode, fields, golden in jobs:
         wanted = bench.memory.copy()
         rows = wanted[addresses(fields, "input")].reshape(fields["rows"], -1)
-        wanted[addresses(fields, "output")] = golden(rows, fields).reshape(fields["rows"], -1, LANES)
+        wanted[addresses(fields, "output")] = golden(rows, fields)
         bench.events.clear(), bench.read.clear(), bench.written.clear()
         await bench.issue(opcode, **fields)
         while not bench.events[1:]:
@@ -186,13 +227,14 @@ def random_job(rng, layers, offsets):
     if rng.random() < 0.7:
         words = int(rng.choice([1, 2, 3, 40]))
         columns = int(rng.integers((words - 1) * LANES + 1, words * LANES + 1))
-        fields = {**placed(rows, words), "columns": columns, "table": int(rng.integers(2)), "masked": int(rng.integers(2))}
+        names = ["table", "masked", *(["coded", "relative", "code_table"] if NARROW else [])]
+        fields = {**placed(rows, words), "columns": columns, **{name: int(rng.integers(2)) for name in names}}
         return Opcode.SOFTMAX, fields, softmax_result
     layer = layers[int(rng.integers(len(layers)))]
     fields = {**placed(rows, layer.channels // LANES), **layer.fields}
     if MAP_ROWS and rng.random() < 0.5:
         fields.update(map=1, map_base=int(rng.integers(MAP_ROWS - rows + 1)), offsets=offsets, output_row=5)
-    return Opcode.NORM, fields, lambda source, _: layer.result(source)
+    return Opcode.NORM, fields, norm_result(layer)
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
@@ -202,10 +244,8 @@ async def instructions_of_a_unit_overlap(dut, idle):
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
     bench = Bench(dut, rng)
     await bench.begin()
-    for table, scale in enumerate(SCALES):
-        for d, (exp, log) in enumerate(zip(exp_table(scale), log_table(scale), strict=True)):
-            await bench.write("exp_write", table * isa.TABLE_ENTRIES + d, isa.pack(isa.EXP_ENTRY, {"exp": exp, "log": log}))
-    layers = [Layer(rng, 3 * LANES, -128, 2), Layer(rng, 48, 7, 11)]
+    await bench.load_tables()
+    layers = [Layer(rng, 3 * LANES, -128, 2), Layer(rng, 48, 7, 11), Layer(rng, LANES, 3, 30)]
     for layer in layers:
         await layer.load(bench)
     offsets = rng.permutation(max(MAP_ROWS, 1)) * 12
@@ -215,6 +255,9 @@ async def instructions_of_a_unit_overlap(dut, idle):
     bench.memory[:2048, 0] = 5  # a key that is not masked in every row
 
     jobs = [job for _ in range(25) for job in [random_job(rng, layers, offsets)] * int(rng.choice([1, 2, 12]))]
+    if NARROW:
+        for _, fields, _ in jobs:
+            fields["output_packing"] = int(rng.choice([0, 3, 3, 3]) if fields["words"] > 1 else rng.integers(4))
     bench.events.clear()
     timing, offers, expected = RowTiming(CONFIG), [], []
     for opcode, fields, golden in jobs:
@@ -251,11 +294,16 @@ async def short_instructions_follow_with_a_cycle_between(dut):
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
-async def another_unit_waits_for_done(dut):
+async def another_unit_or_packing_waits_for_done(dut):
     bench = Bench(dut, np.random.default_rng(cocotb.RANDOM_SEED))
     await bench.begin()
     norm = {**placed(2, 2), "channels": 2 * LANES, "log2_channels": 3, "epsilon": 1}
     jobs = [(Opcode.SOFTMAX, {**placed(2, 2), "columns": 5}), (Opcode.NORM, norm), (Opcode.NORM, {**norm, "zero": 3})]
+    if NARROW:
+        jobs += [
+            (Opcode.NORM, {**norm, "zero": 3, "output_packing": 3}),
+            *((Opcode.SOFTMAX, {**jobs[0][1], "output_packing": p}) for p in (3, 1)),
+        ]
     for opcode, fields in jobs:
         await bench.issue(opcode, **fields)
     await bench.idle(200)
@@ -284,6 +332,9 @@ async def refuses_what_it_cannot_do_without_any_access(dut):
         (Opcode.NORM, {**norm, "map": 1, "map_base": max(MAP_ROWS - 1, 0)}, Error.ADDRESS if MAP_ROWS else Error.FIELD),
         (Opcode.LOAD, {}, Error.OPCODE),
     ]
+    if not NARROW:
+        bad += [(Opcode.SOFTMAX, {**softmax, "coded": 1}, Error.FIELD), (Opcode.SOFTMAX, {**softmax, "output_packing": 1}, Error.FIELD)]
+        bad += [(Opcode.NORM, {**norm, "output_packing": 2}, Error.FIELD)]
     for opcode, fields, error in bad:
         await bench.issue(opcode, **fields)
         assert bench.errors == [(bench.events[-1][0], error)], f"{opcode} {fields}"
@@ -312,10 +363,10 @@ async def reset_leaves_nothing_of_an_instruction(dut, opcode, cycles):
     await bench.begin()
     layer = Layer(rng, 3 * LANES, 5, 0)
     await layer.load(bench)
-    for d, (exp, log) in enumerate(zip(exp_table(SCALES[0]), log_table(SCALES[0]), strict=True)):
-        await bench.write("exp_write", d, isa.pack(isa.EXP_ENTRY, {"exp": exp, "log": log}))
+    await bench.load_tables()
     special = {"columns": 3 * LANES, "table": 0} if opcode == Opcode.SOFTMAX else layer.fields
-    await bench.issue(opcode, **placed(12, 3), **special)
+    special["output_packing"] = 2 if NARROW else 0
+    await bench.issue(opcode, **{**placed(12, 3), **special})
     await bench.idle(cycles)
     dut.rst.value = 1
     await bench.step()
@@ -326,12 +377,13 @@ async def reset_leaves_nothing_of_an_instruction(dut, opcode, cycles):
     await bench.issue(opcode, **fields)
     await bench.idle(RowEngine.cycles(CONFIG, opcode, 2, 3))
     assert [name for _, name in bench.events] == ["start", "done"]
-    wanted = softmax_result(rows, fields) if opcode == Opcode.SOFTMAX else layer.result(rows)
-    np.testing.assert_array_equal(bench.memory[addresses(fields, "output")].reshape(2, -1), wanted)
-    assert len(bench.written) == 6
+    wanted = (softmax_result if opcode == Opcode.SOFTMAX else norm_result(layer))(rows, fields)
+    np.testing.assert_array_equal(bench.memory[addresses(fields, "output")], wanted)
+    assert len(bench.written) == wanted.shape[0] * wanted.shape[1]
 
 
-@pytest.mark.parametrize(("lanes", "map_rows"), [(4, 64), (8, 0), (8, 64)])
-def test_row_engine(lanes, map_rows, tmp_path):
-    component, env = RowEngine(configuration(lanes, map_rows)), {"LANES": str(lanes), "MAP_ROWS": str(map_rows)}
-    run_component(component, name=f"row_engine_{lanes}_{map_rows}", test_module=__file__, test_dir=tmp_path, env=env, seed=lanes)
+@pytest.mark.parametrize(("lanes", "map_rows", "narrow"), [(4, 64, 0), (8, 0, 0), (8, 64, 0), (8, 64, 1)])
+def test_row_engine(lanes, map_rows, narrow, tmp_path):
+    component = RowEngine(configuration(lanes, map_rows, narrow))
+    env = {"LANES": str(lanes), "MAP_ROWS": str(map_rows), "NARROW": str(narrow)}
+    run_component(component, name=f"row_engine_{lanes}_{map_rows}_{narrow}", test_module=__file__, test_dir=tmp_path, env=env, seed=lanes)
