@@ -107,16 +107,15 @@ class Filler:
         logits = self.ranged(qk)
         shift = self.multipliers(qk, scale_q * scale_k / (math.sqrt(size) * logits.scale))
         if positions is not None:
-            self._positions(qk, positions, logits, shift)
+            factors = symmetric_factors(positions.reshape(heads, -1).T)
+            self._positions(qk, positions, factors, logits, shift)
         self.arrays |= {f"{softmax}.exp_table": exp_table(logits.scale), f"{softmax}.log_table": log_table(logits.scale)}
         output = self.ranged(av)
         self.multipliers(av, np.repeat(scale_v, size) * 2.0**-14 / output.scale)
         return output
 
-    def _positions(self, name: str, positions: NDArray, logits: Affine, shift: NDArray[np.uint8]) -> None:
-        """Bias of the logits as their residual, in the places that the structure does not mask."""
-        heads = len(positions)
-        factors = symmetric_factors(positions.reshape(heads, -1).T)
+    def _positions(self, name: str, positions: NDArray, factors: PowerOfTwoFactors, logits: Affine, shift: NDArray[np.uint8]) -> None:
+        """Bias of the logits as their residual, in the places that the structure does not mask; ``factors`` of the heads."""
         bias = factors.quantize(positions.transpose(1, 2, 0)).transpose(2, 0, 1)
         masks = self.arrays[f"{name}.bias"]
         self.arrays[f"{name}.bias"] = np.where(masks == MASKED, masks, bias)

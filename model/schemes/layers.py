@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from ..fq_layers import Filler, Weight, symmetric_factors
 from ..layer_norm import layer_norm_parameters
 from ..log_softmax import exp_table, log_table
+from ..low_bit import maximum_tables, sqrt2_codes, threshold_codes, uniform_codes
 from ..observers import Affine, PowerOfTwoFactors, affine
 from ..requantize import activation_table, gelu
 from .grid import Grid
 from .reference import Reference, head_norms
 from .scheme import Attention, Weights
 
-__all__ = ["LowBitFiller", "maximum_rule", "sign_steps"]
+__all__ = ["LowBitFiller", "sign_steps", "whole_steps"]
 
 _GELU_FLOOR = -4.0
 """GELU is within 0.0002 of 0 below."""
@@ -80,7 +81,7 @@ class LowBitFiller(Filler):
             return super().attention(name, normed, positions)
         q, k = self._queries_keys(name, normed)
         logits = self._logits(f"{name}.logits", q, k, positions)
-        step = self._map(f"{name}.softmax", logits, q.scale)
+        step = self._map(f"{name}.softmax", logits)
         values = self._values(name, normed)
         av = self.tensors[f"{name}.av"]
         grid = self.reference.grids[f"{name}.proj"]
@@ -136,45 +137,47 @@ class LowBitFiller(Filler):
         tensor, source = self.tensors[name], self.tensors[self.operators[name].input]
         size, heads = source.channels, tensor.groups
         step = np.broadcast_to(q.scale * k.scale / math.sqrt(size), heads)
+        factors = None if positions is None else symmetric_factors(positions.reshape(heads, -1).T)
         if self.reference.scheme.attention is not Attention.MAXIMUM:
             logits = self.ranged(name)
-        elif positions is None:
-            # The product is even or odd throughout: its half is exact.
-            logits = Affine(scale=2 * float(step[0]), zero_point=0)
         else:
-            logits = maximum_rule(self.calibration.low(name).min(), self.calibration.high(name).max())
+            logits = self._exact_logits(name, size, positions is not None)
+            if positions is not None:
+                factors = whole_steps(positions, logits.scale)
         self.scaled(name, logits)
         shift = self.multipliers(name, step / logits.scale)
         self.numbers(name, query_zero=q.common_zero(f"{name}: q"), key_zero=k.common_zero(f"{name}: k"))
-        if positions is not None:
-            self._positions(name, positions, logits, shift)
+        if positions is not None and factors is not None:
+            self._positions(name, positions, factors, logits, shift)
         return logits
 
-    def _map(self, name: str, logits: Affine, _: NDArray) -> NDArray[np.float64]:
+    def _exact_logits(self, name: str, size: int, biased: bool) -> Affine:
+        """Scale of BiViT's logits: ``steps * dot / 2`` and a bias in whole steps are exact; the row's greatest ones are not saturated."""
+        low, high = float(self.calibration.low(name).min()), float(self.calibration.high(name).max())
+        half = 2 / math.sqrt(size)
+        steps = max(1, math.floor(half * 200 / max(high - low, half))) if biased else 1
+        zero = max(-128, min(0, 110 - round(high * steps / half))) if biased else 0
+        return Affine(scale=half / steps, zero_point=zero)
+
+    def _map(self, name: str, logits: Affine) -> NDArray[np.float64]:
         """Tables of the softmax; real value of a step of each head's map, or one for all."""
-        scheme, tensor = self.reference.scheme, self.tensors[name]
-        weights = 2.0 ** (-np.arange(256) / 16)
-        tables = exp_table(logits.scale), log_table(logits.scale)
+        scheme, heads = self.reference.scheme, self.tensors[name].groups
+        logarithms, step = log_table(logits.scale), np.ones(1)
         if scheme.attention is Attention.MAXIMUM:
-            near = np.arange(256) <= math.floor(math.log(4) / logits.scale)
-            tables = tables[0], np.where(near, 0, 4095).astype(np.uint16)
-            codes, step = np.arange(256) == 0, np.ones(1)
+            logarithms, codes = maximum_tables(math.floor(math.log(4) / logits.scale))
         else:
-            scale = self.reference.grids[name.replace("softmax", "map")].scale[:, None]
-            step = scale[:, 0]
+            scale = step = self.reference.grids[name.replace("softmax", "map")].scale
             match scheme.attention:
                 case Attention.THRESHOLD:
-                    codes, step = weights >= scale, 2 * step
+                    codes, step = threshold_codes(scale), 2 * step
                 case Attention.UNIFORM:
                     zero = -8 if scheme.head_bits == 4 else 0
                     self.scaled(name, Affine(scale=float(step.max()), zero_point=zero))
-                    codes = np.clip(np.rint(weights / scale), 0, (1 << scheme.head_bits) - 1) + zero
-                    codes[:, -1] = zero
+                    codes = uniform_codes(scale, 1 << scheme.head_bits, zero)
                 case _:
-                    codes = np.clip(np.rint(-2 * np.log2(weights / scale)), 0, 15)
-                    codes[:, -1], step = 15, step * 2.0**-14
-        self.arrays |= {f"{name}.exp_table": tables[0], f"{name}.log_table": tables[1]}
-        self.arrays[f"{name}.code_table"] = np.array(np.broadcast_to(codes, (tensor.groups, 256)), np.int8)
+                    codes, step = sqrt2_codes(scale), step * 2.0**-14
+        self.arrays |= {f"{name}.exp_table": exp_table(logits.scale), f"{name}.log_table": logarithms}
+        self.arrays[f"{name}.code_table"] = np.array(np.broadcast_to(codes, (heads, 256)))
         return step
 
     def _values(self, name: str, normed: Affine) -> NDArray[np.float64]:
@@ -211,12 +214,8 @@ def sign_steps(gamma: NDArray[np.float64], beta: NDArray[np.float64], shift: NDA
     return steps, shift / steps - 0.5
 
 
-def maximum_rule(low: float, high: float) -> Affine:
-    """Scale of logits between ``low`` and ``high`` for which BiViT's ``ln 4`` lies in the middle between two integers.
-
-    So the rounding of two logits turns the comparison only where they differ by ``ln 4`` to half a step.
-    """
-    finest = max(float(high) - float(low), 1e-6) / 250
-    below = max(0, math.floor(math.log(4) / finest - 0.5))
-    scale = math.log(4) / (below + 0.5)
-    return Affine(scale=scale, zero_point=int(np.clip(round(127 - float(high) / scale), -128, 127)))
+def whole_steps(positions: NDArray, step: float) -> PowerOfTwoFactors:
+    """Factors for position biases (heads, T, T) in whole steps of the logits, each head's as coarse as its greatest one asks for."""
+    largest = np.abs(positions).reshape(len(positions), -1).max(axis=1) / (127 * step)
+    alpha = np.clip(np.ceil(np.log2(np.maximum(largest, 1))), 0, 3).astype(np.uint8)
+    return PowerOfTwoFactors(scale=step, zero_point=0, alpha=alpha)

@@ -104,12 +104,15 @@ class _LowBitLayers(FloatLayers):
     def linear(self, name: str, x: Float) -> Float:
         if self.scheme.layer_weight_bits(name) == 8:
             return super().linear(name, x)
+        weight, scale = self.reference.weight(name), 1.0
         if (bits := self.scheme.input_bits(name)) < 8:
             grid = self.reference.grid(name, f"{name}.act", self.scheme.inputs, bits, x)
             codes = grid.quantize(x)
             self.saw(f"{name}.codes", codes)
-            x = grid.dequantize(codes)
-        return self.product(name, x, self.reference.weight(name).value)
+            x, scale = codes - grid.zero, float(grid.scale[0])
+        # Scales come last: sums of integers are exact, so that a sum of 0 has the sign of 0.
+        result = self.product("", x, weight.integers) * (scale * weight.scale)
+        return result + self.state[f"{name}.bias"] if f"{name}.bias" in self.state else result
 
     def hidden(self, x: Float) -> Float:
         # sign(GELU(x)) = sign(x), and GELU of very negative x underflows to a zero.
@@ -126,37 +129,38 @@ class _LowBitLayers(FloatLayers):
             (q_gamma, q_beta), (k_gamma, k_beta) = head_norms(self.state, name, width // heads)
             epsilon = float_swin.LAYER_NORM_EPSILON if isinstance(self.reference.config, SwinConfig) else float_vit.LAYER_NORM_EPSILON
             q, k = normalised(q, epsilon) * q_gamma + q_beta, normalised(k, epsilon) * k_gamma + k_beta
-        q, k, v = (self._head(f"{name}.{part}", array) for part, array in (("q", q), ("k", k), ("v", v)))
-        logits = scores(q, k, bias)
+        (q, q_scale), (k, k_scale), (v, v_scale) = (self._head(f"{name}.{part}", x) for part, x in (("q", q), ("k", k), ("v", v)))
+        logits = scores(q, k) * (q_scale * k_scale)
+        logits = logits if bias is None else logits + bias
         self.saw(f"{name}.logits", logits)
-        weights = self._map(name, logits, mask)
-        self.saw(f"{name}.softmax", weights)
-        mixed = (weights @ v).swapaxes(1, 2).reshape(batch, tokens, width)
+        weights, scale = self._map(name, logits, mask)
+        self.saw(f"{name}.softmax", weights * scale)
+        mixed = ((weights @ v) * (scale * v_scale)).swapaxes(1, 2).reshape(batch, tokens, width)
         self.saw(f"{name}.av", mixed)
         return self.linear(f"{name}.proj", mixed)
 
-    def _head(self, name: str, x: Float) -> Float:
-        """q, k or v (B, heads, tokens, channels), rounded."""
+    def _head(self, name: str, x: Float) -> tuple[Float, Float]:
+        """q, k or v (B, heads, tokens, channels), rounded: integers and the scale of each head."""
         grid = self.reference.grid(name, name, self.scheme.heads, self.scheme.head_bits, x)
         codes = grid.quantize(x)
         self.saw(f"{name}.codes", codes)
-        return grid.dequantize(codes)
+        return codes - grid.zero[:, None, None], grid.scale[:, None, None]
 
-    def _map(self, name: str, logits: Float, mask: Float | None) -> Float:
-        """The attention map as the scheme has it."""
+    def _map(self, name: str, logits: Float, mask: Float | None) -> tuple[Float, Float]:
+        """The attention map as the scheme has it: codes' values, and the scale of each head or of all."""
         if self.scheme.attention is Attention.MAXIMUM:
             logits = masked_logits(logits, mask)
-            return (logits >= logits.max(-1, keepdims=True) - np.log(4)).astype(np.float64)
+            return (logits >= logits.max(-1, keepdims=True) - np.log(4)).astype(np.float64), np.ones((1, 1, 1))
         weights = softmax(logits, mask)
         scale = self.reference.map_grid(f"{name}.map", weights).scale[:, None, None]
         match self.scheme.attention:
             case Attention.THRESHOLD:
-                return 2 * scale * (weights >= scale)
+                return (weights >= scale).astype(np.float64), 2 * scale
             case Attention.UNIFORM:
-                return scale * np.clip(np.rint(weights / scale), 0, (1 << self.scheme.head_bits) - 1)
+                return np.clip(np.rint(weights / scale), 0, (1 << self.scheme.head_bits) - 1), scale
             case _:
                 codes = np.maximum(np.rint(-2 * np.log2(np.maximum(weights, 1e-30) / scale)), 0)
-                return np.where(codes < 15, scale * 2 ** (-codes / 2), 0)
+                return np.where(codes < 15, 2 ** (-codes / 2), 0), scale
 
 
 def head_norms(state: State, attention: str, size: int) -> list[tuple[NDArray, NDArray]]:

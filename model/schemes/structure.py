@@ -23,7 +23,7 @@ def low_bit_structure(config: Config, scheme: Scheme, *, name: str, origin: str)
     """Network of ``config`` in ``scheme`` without weights, as :func:`.structure.vit_structure`.
 
     Where q, k and v are narrow, ``attn.qkv`` is the two layers ``attn.qk`` and ``attn.v``; ``attn.qk_norm`` follows the first where the
-    scheme has a LayerNorm over heads; ``attn.logits``, ``attn.softmax`` and ``attn.av`` follow.
+    scheme has a LayerNorm over heads; ``attn.v``, ``attn.logits``, ``attn.softmax`` and ``attn.av`` follow.
     """
     build: Callable[..., StructureBuilder] = partial(_LowBitBuilder, scheme=scheme)
     if isinstance(config, SwinConfig):
@@ -79,13 +79,13 @@ class _LowBitBuilder(StructureBuilder):
             self.tensor(norm, groups=2 * heads, channels=size, bits=scheme.head_bits)
             self.operators.append(LayerNorm(name=norm, input=qk, output=norm, rows=self.rows, epsilon=1, by_group=True))
             qk = norm
+        self.tensor(v, groups=heads, channels=size, bits=scheme.value_bits)
+        # A table clips v to fewer bits than it is stored in.
+        self.linear(v, source, Form.REQUANTIZE if scheme.value_bits == scheme.head_bits else Form.TABLE)
         masked = self.scores(logits, qk, heads, windows, masks, window_type)
         self.tensor(softmax, groups=heads, channels=keys, bits=scheme.map_bits, unit=scheme.map_bits == 1)
         options = {"coded": True, "relative": scheme.attention is Attention.MAXIMUM}
         self.operators.append(LogSoftmax(name=softmax, input=logits, output=softmax, windows=windows, masked=masked, **options))
-        self.tensor(v, groups=heads, channels=size, bits=scheme.value_bits)
-        # A table clips v to fewer bits than it is stored in.
-        self.linear(v, source, Form.REQUANTIZE if scheme.value_bits == scheme.head_bits else Form.TABLE)
         self.tensor(av, groups=heads, channels=size)
         codes = Codes.SQRT2 if scheme.attention is Attention.SQRT2 else Codes.LINEAR
         self.operators.append(AttentionValues(name=av, input=softmax, values=v, output=av, heads=heads, windows=windows, codes=codes))

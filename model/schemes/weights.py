@@ -24,9 +24,14 @@ class LowBitWeight:
     scale: NDArray[np.float64]
 
     @property
+    def integers(self) -> NDArray[np.float64]:
+        """``weight - zero``."""
+        return self.weight.astype(np.float64) - self.zero[:, None]
+
+    @property
     def value(self) -> NDArray[np.float64]:
         """Real weights (N, K)."""
-        return (self.weight.astype(np.float64) - self.zero[:, None]) * self.scale[:, None]
+        return self.integers * self.scale[:, None]
 
     def rows(self, chosen: slice) -> LowBitWeight:
         """Some of the output channels."""
