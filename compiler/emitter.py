@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ..hw import isa
 from ..hw.config import NARROW, CoreConfig
 from ..hw.memory_engines import table_words
-from ..model.network import AveragePool, IntegerNetwork
-from .constants import MemoryImage
+from ..model.network import AveragePool, IntegerNetwork, Linear
+from .constants import MemoryImage, weight_words
 from .layout import ceil_div
 from .memory import Ring
 from .operands import Operand
@@ -97,6 +97,7 @@ class Emitter:
         if config.accumulator_rows < self.row_unit:
             given = f"{self.row_unit} rows to a word, so accumulator_rows of {self.row_unit} at least"
             raise ValueError(f"{network.name} has values packed {given}, not {config.accumulator_rows}")
+        self.tile_words = self._tile_words()
         self.phases = phases(network)
         self.constants = Ring(config.constant_channels // config.lanes)
         self.norm_constants = Ring(config.norm_channels // config.lanes)
@@ -109,6 +110,16 @@ class Emitter:
         self.add_buffer("exp_tables", _TABLES, space=Space.EXP_TABLES, fixed=True)
         self.add_buffer("code_tables", _TABLES, space=Space.CODE_TABLES, fixed=True)
         self.add_buffer("row_map", self.map_words.size, space=Space.ROW_MAP, fixed=True)
+
+    def _tile_words(self) -> float:
+        """Words of a stationary tile of weights on average: L, where none are packed more densely than what moves."""
+        words = tiles = 0
+        for operator in self.network.operators:
+            if isinstance(operator, Linear):
+                source, target = self.layouts[operator.input], self.layouts[operator.output]
+                words += weight_words(source, operator.weight_bits) * target.tiles
+                tiles += source.width * target.tiles
+        return words / max(1, tiles)
 
     def _weights(self, banks: int) -> tuple[str, Ring]:
         """Buffer and ring of the last ``banks`` banks."""
@@ -292,13 +303,17 @@ class Emitter:
         anchors = {"source": (piece.buffer, access.row * width), "memory": (tensor, row * width)}
         self.emit(isa.Opcode.STORE, layer=layer, fields={"words": rows * width}, anchors=anchors, reads=(access,))
 
-    def cuts(self, span: tuple[int, int], first: int, count: int, split: int) -> list[tuple[int, int]]:
-        """Cut rows ``first`` .. at the places that all operators on ``span`` (first row, rows) have in common: (first row, rows)."""
+    def cuts(self, span: tuple[int, int], first: int, count: int, split: int, tile_words: float = 0) -> list[tuple[int, int]]:
+        """Cut rows ``first`` .. at the places that all operators on ``span`` (first row, rows) have in common: (first row, rows).
+
+        ``tile_words`` : words of a stationary tile, where they are not the network's average.
+        """
         config = self.config
         start, rows = span
         parts = ceil_div(rows, config.accumulator_rows)
         # A part must stream for as long as its weights take to load.
-        while 2 * parts <= split and rows // (2 * parts) >= config.lanes * config.beats + config.lanes // 2:
+        least = (tile_words or self.tile_words) * config.beats + config.lanes // 2
+        while 2 * parts <= split and rows // (2 * parts) >= least:
             parts *= 2
         edges = [start + min(rows, ceil_div(part * rows // parts, self.row_unit) * self.row_unit) for part in range(parts + 1)]
         bounds = [(max(first, low), min(first + count, high)) for low, high in zip(edges, edges[1:], strict=False)]

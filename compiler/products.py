@@ -64,7 +64,8 @@ def _cuts(emitter: Emitter, operator: Linear, row: int, rows: int, lead: bool) -
         return [cut for window in windows for cut in emitter.cuts(window, *window, 1)]
     whole = rows == operator.rows and not operator.mapped
     span = (0, output.rows) if whole else (row + shift, rows)
-    return [(first - shift, count) for first, count in emitter.cuts(span, row + shift, rows, 2 * split if lead else split)]
+    own = _tile_words(emitter, operator) / emitter.layouts[operator.input].width if lead else 0
+    return [(first - shift, count) for first, count in emitter.cuts(span, row + shift, rows, 2 * split if lead else split, own)]
 
 
 def _tile_words(emitter: Emitter, operator: Linear) -> int:
@@ -108,8 +109,8 @@ def _linear_matmul(emitter: Emitter, operator: Linear, row: int, moving: Access,
 def _results(emitter: Emitter, operator: Linear, row: int, rows: int, *, lead: bool, pieces: Sequence[Piece] | None) -> Iterator[Result]:
     """Cut the n tiles of each piece so that a chunk's weights take no more than a part of the ring, or one tile.
 
-    ``lead``: chunks begin with one
-    tile and double, so that the array starts early and each loads beside the ones before.
+    ``lead``: chunks begin with one tile and double, so that the array starts early and each loads beside the ones before; where loading
+    is slower than the array, all are one tile, so that little is left to do when the last is there.
     """
     name, output = operator.output, emitter.layouts[operator.output]
     tile_words = _tile_words(emitter, operator)
@@ -124,6 +125,8 @@ def _results(emitter: Emitter, operator: Linear, row: int, rows: int, *, lead: b
         row += operator.output_row
         pieces = [emitter.piece(name, row)] if pieces is None else pieces
     limit = max(1, ring.size // emitter.plan.weight_parts // tile_words)
+    if lead and tile_words * emitter.config.beats > rows * emitter.layouts[operator.input].width:
+        limit = 1
     if output.tiles > emitter.constants.size:
         limit = max(1, min(limit, emitter.constants.size // 2))
     done = 0

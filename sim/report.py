@@ -64,18 +64,20 @@ def model_timings(program: Program) -> tuple[list[Timing], int]:
 def layer_rows(program: Program, timings: Sequence[Timing], total: int) -> list[dict[str, Any]]:
     """One entry a layer as in the JSON: ``bound`` is the reason of most of its cycles (:func:`attribute`), ``hidden`` when it has none.
 
-    ``bytes_loaded`` and ``bytes_stored`` are what its instructions move over the memory port.
+    ``bytes_loaded`` and ``bytes_stored`` are what its instructions move over the memory port. A multiplier does ``macs_per_multiplier``
+    products in a cycle of the layer's mode, and ``utilization`` is the share of the multipliers' cycles that did some.
     """
     entries = []
     traffic = _traffic(program)
     for layer, parts, moved in zip(program.layers, attribute(program, timings, total), traffic, strict=True):
         sizes = {name: getattr(layer, name) for name in ("name", "op", "M", "K", "N", "count", "mode", "macs")}
-        entries.append({**sizes, **_measures(layer.macs, parts, moved, program.config.lanes), "kind": kind(layer)})
+        measures = _measures(layer.macs, layer.multiplier_cycles, parts, moved, program.config.lanes)
+        entries.append({**sizes, **measures, "kind": kind(layer), "macs_per_multiplier": layer.packing})
     return entries
 
 
 def kind(layer: Layer) -> str:
-    """What a layer does in its block: patch, norm, qkv, qk, softmax, av, proj, fc1, fc2 or head, else the last part of its name."""
+    """What a layer does in its block: patch, norm or head, else the last part of its name (qkv, qk, softmax, av, proj, fc1, fc2)."""
     if layer.op == "layer_norm":
         return "norm"
     first, last = layer.name.split(".")[0], layer.name.split(".")[-1]
@@ -94,12 +96,12 @@ def _traffic(program: Program) -> list[dict[str, int]]:
     return result
 
 
-def _measures(macs: int, reasons: Mapping[str, int], traffic: Mapping[str, int], lanes: int) -> dict[str, Any]:
-    """What is measured of a layer, or of several."""
+def _measures(macs: int, busy: float, reasons: Mapping[str, int], traffic: Mapping[str, int], lanes: int) -> dict[str, Any]:
+    """What is measured of a layer, or of several. ``busy``: cycles of a multiplier that the products take."""
     cycles, moved = sum(reasons.values()), sum(traffic.values())
     return {
         "cycles": cycles,
-        "utilization": _utilization(macs, lanes, cycles),
+        "utilization": _utilization(busy, lanes, cycles),
         "bound": max(reasons, key=lambda reason: reasons[reason]) if cycles else _HIDDEN,
         "reasons": {reason: reasons.get(reason, 0) for reason in REASONS},
         **traffic,
@@ -116,13 +118,18 @@ def kind_rows(layers: Sequence[Mapping[str, Any]], lanes: int) -> list[dict[str,
         macs = sum(layer["macs"] for layer in mine)
         reasons = {reason: sum(layer["reasons"][reason] for layer in mine) for reason in REASONS}
         traffic = {key: sum(layer[key] for layer in mine) for key in _TRAFFIC.values()}
-        entries.append({"kind": name, "layers": len(mine), "macs": macs, **_measures(macs, reasons, traffic, lanes)})
+        entries.append({"kind": name, "layers": len(mine), "macs": macs, **_measures(macs, _busy(mine), reasons, traffic, lanes)})
     return entries
 
 
-def _utilization(macs: int, lanes: int, cycles: int) -> float:
-    """Share of the multipliers' cycles that did a product of the network."""
-    return round(macs / (lanes**2 * cycles), 6) if cycles else 0.0
+def _busy(layers: Sequence[Mapping[str, Any]]) -> float:
+    """Cycles of a multiplier that the products of some layers take."""
+    return sum(layer["macs"] / layer["macs_per_multiplier"] for layer in layers)
+
+
+def _utilization(busy: float, lanes: int, cycles: int) -> float:
+    """Share of the multipliers' cycles that did products of the network."""
+    return round(busy / (lanes**2 * cycles), 6) if cycles else 0.0
 
 
 def report(program: Program, *, preset: str, clock_mhz: float | None = None) -> dict[str, Any]:
@@ -132,6 +139,7 @@ def report(program: Program, *, preset: str, clock_mhz: float | None = None) -> 
     layers = layer_rows(program, timings, cycles)
     kinds = kind_rows(layers, config.lanes)
     macs = sum(layer["macs"] for layer in layers)
+    most = config.lanes**2 * max(layer["macs_per_multiplier"] for layer in layers)
     return {
         "network": program.name,
         "origin": program.origin,
@@ -140,13 +148,13 @@ def report(program: Program, *, preset: str, clock_mhz: float | None = None) -> 
         **({} if clock_mhz is None else {"clock_mhz": clock_mhz}),
         "layers": layers,
         "kinds": kinds,
-        "roofline": {"macs_per_cycle": config.lanes**2, "bytes_per_cycle": config.port_bytes},
+        "roofline": {"macs_per_cycle": most, "bytes_per_cycle": config.port_bytes},
         "memory": memory_summary(program, timings),
         "total": {
             "macs": macs,
             "cycles": cycles,
             "lower_bound_cycles": program.lower_bound_cycles,
-            "utilization": _utilization(macs, config.lanes, cycles),
+            "utilization": _utilization(_busy(layers), config.lanes, cycles),
             **{key: sum(layer[key] for layer in layers) for key in ("bytes_loaded", "bytes_stored")},
             "reasons": {reason: sum(entry["reasons"][reason] for entry in kinds) for reason in REASONS},
             **_times(cycles, clock_mhz),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..compiler.program import Program, TensorSlice, expected_words
+from ..compiler.program import Instruction, Program, TensorSlice, expected_words
 from ..hw import isa
 from .sequencer_timing import Timing
 
@@ -40,7 +40,7 @@ class Trace:
     starts, dones : dict of Queue to (n,) int64
         Cycles of the events of each queue.
     writes : dict of Queue to (n,) records
-        ``address`` and ``data`` (L uint8) of each word written to the scratchpad.
+        ``address``, ``parts`` (bit i: eighth i of the word is written) and ``data`` (L uint8) of each write to the scratchpad.
     """
 
     starts: Mapping[isa.Queue, NDArray[np.int64]]
@@ -51,7 +51,7 @@ class Trace:
     def read(cls, folder: Path, run: int, lanes: int) -> Trace:
         """The trace of run number ``run``."""
         events = np.fromfile(folder / f"events_{run}.bin", "<u4").reshape(-1, 2).astype(np.int64)
-        record = np.dtype([("address", "<u4"), ("data", "u1", (lanes,))])
+        record = np.dtype([("address", "<u4"), ("parts", "<u4"), ("data", "u1", (lanes,))])
 
         def cycles(bit: int) -> NDArray[np.int64]:
             return events[events[:, 1] >> bit & 1 == 1, 0]
@@ -75,8 +75,7 @@ def compare_timing(program: Program, trace: Trace, model: Sequence[Timing]) -> l
     """Every instruction whose start or end is not in the cycle that the model says, and every count that is wrong, as sentences."""
     differences = []
     for queue, writes in trace.writes.items():
-        parts = (i.slice for i in program.instructions if i.queue is queue and i.slice is not None)
-        if (words := sum(part.rows * part.words for part in parts)) != len(writes):
+        if (words := sum(_writes(program, i) for i in program.instructions if i.queue is queue and i.slice is not None)) != len(writes):
             differences.append(f"queue {queue.name} wrote {len(writes)} words, its instructions have {words}")
     for queue in isa.Queue:
         count = sum(instruction.queue is queue and instruction.opcode in isa.OPCODE_QUEUE for instruction in program.instructions)
@@ -104,33 +103,56 @@ def compare_values(program: Program, trace: Trace, tensors: Mapping[str, NDArray
             if instruction.queue is not queue or part is None:
                 continue
             expected = expected_words(program, instruction, tensors)
-            mine = trace.writes[queue][position : position + len(expected)]
-            position += len(expected)
+            count = _writes(program, instruction)
+            mine = trace.writes[queue][position : position + count]
+            position += count
             compared += part.rows * int(np.count_nonzero(_columns(program, part, part.targets[0, 1])))
             mismatches += _locate(program, part, expected, _wrong_words(expected, mine), run)
     return compared, mismatches
 
 
-def _columns(program: Program, part: TensorSlice, first: int) -> NDArray[np.bool_]:
-    """Which columns of the tensor lie in the words of a slice, those of a row beginning with ``first``."""
+def _writes(program: Program, instruction: Instruction) -> int:
+    """How often an instruction writes to the scratchpad: the array a part of a word at a time, the row engine whole words."""
+    part = instruction.slice
+    if part is None:
+        return 0
     layout = program.layouts[part.tensor]
-    word = layout.columns * layout.column_bytes // layout.lanes
-    return (word >= first) & (word < first + part.words)
+    if instruction.queue is isa.Queue.ROWS:
+        return part.rows * layout.words(part.tile, part.tiles)
+    return layout.lines(part.row, part.rows) * part.tiles * layout.column_bytes
+
+
+def _columns(program: Program, part: TensorSlice, first: int) -> NDArray[np.bool_]:
+    """Which columns of the tensor lie in the tiles of a slice, those of a row beginning with ``first``."""
+    layout = program.layouts[part.tensor]
+    tile = layout.columns // layout.lanes
+    return (tile >= first) & (tile < first + part.tiles)
 
 
 def _wrong_words(expected: Mapping[int, tuple[bytes, bytes]], writes: NDArray) -> dict[int, bytes | None]:
-    """Address and content of the words that differ where it matters; None for a word that was not written."""
+    """Address and content of the words that differ where it matters; None for a word of which something was not written."""
     addresses = np.array(list(expected))
     if not len(writes):
         return dict.fromkeys(addresses.tolist())
-    parts = (b"".join(part) for part in zip(*expected.values(), strict=True))
-    want, mask = (np.frombuffer(part, np.uint8).reshape(len(addresses), -1) for part in parts)
-    order = np.argsort(writes["address"], kind="stable")
-    found = order[np.minimum(np.searchsorted(writes["address"], addresses, sorter=order), len(order) - 1)]
-    missing = writes["address"][found] != addresses
-    have = writes["data"][found]
+    want, mask = (np.frombuffer(b"".join(each), np.uint8).reshape(len(addresses), -1) for each in zip(*expected.values(), strict=True))
+    places, content, written = _merge(writes)
+    found = np.minimum(np.searchsorted(places, addresses), len(places) - 1)
+    have = content[found]
+    missing = (places[found] != addresses) | ((mask != 0) & ~written[found]).any(axis=-1)
     bad = missing | (((have ^ want) & mask) != 0).any(axis=-1)
     return {int(addresses[index]): None if missing[index] else have[index].tobytes() for index in np.flatnonzero(bad)}
+
+
+def _merge(writes: NDArray) -> tuple[NDArray, NDArray[np.uint8], NDArray[np.bool_]]:
+    """Addresses (n,), ascending, content (n, L) and written bytes (n, L) of the words that some writes leave."""
+    addresses, place = np.unique(writes["address"], return_inverse=True)
+    lanes = writes["data"].shape[1]
+    byte = writes["parts"][:, None] >> np.arange(lanes, dtype=np.uint32) * 8 // lanes & 1 == 1
+    content, written = np.zeros((len(addresses), lanes), np.uint8), np.zeros((len(addresses), lanes), bool)
+    write, column = np.nonzero(byte)
+    content[place[write], column] = writes["data"][byte]
+    written[place[write], column] = True
+    return addresses, content, written
 
 
 def _locate(
@@ -138,16 +160,21 @@ def _locate(
 ) -> Iterator[Mismatch]:
     """The values in wrong words that differ."""
     layout = program.layouts[part.tensor]
-    kind = np.dtype("i1" if layout.column_bytes == 1 else "<i4")
-    column_of = {int(padded): column for column, padded in enumerate(layout.columns)}
-    place = {start + step: (row, word + step) for row, word, start in part.targets.tolist() for step in range(part.words)} if wrong else {}
+    bits = replace(layout, unit=layout.bits == 1)  # so that a mask has zeros
+    column_of = {int(place): column for column, place in enumerate(layout.operand_columns)}
+    place = {}
+    for row, tile, start in part.lines(layout).tolist() if wrong else ():
+        first = layout.word(tile)
+        place |= {start + step: (row, first + step) for step in range(layout.words(tile, part.tiles))}
     for address, content in wrong.items():
         row, word = place[address]
-        wanted, mask = (np.frombuffer(each, kind).tolist() for each in expected[address])
-        got = [None] * len(wanted) if content is None else np.frombuffer(content, kind).tolist()
-        for lane in (lane for lane, value in enumerate(got) if mask[lane] and value != wanted[lane]):
-            column = column_of.get(word * len(wanted) + lane)
-            yield Mismatch(run=run, tensor=part.tensor, row=row, column=column, expected=wanted[lane], got=got[lane])
+        wanted, mask = layout.word_values(expected[address][0]), bits.word_values(expected[address][1])
+        got = None if content is None else layout.word_values(content)
+        differs = (mask != 0) & (True if got is None else got != wanted)
+        for index, lane in np.argwhere(differs).tolist():
+            found = None if got is None else int(got[index, lane])
+            column = column_of.get(word * wanted.shape[1] + lane)
+            yield Mismatch(run=run, tensor=part.tensor, row=row + index, column=column, expected=int(wanted[index, lane]), got=found)
 
 
 def read_outputs(folder: Path, program: Program, run: int) -> dict[str, NDArray[np.int32]]:
@@ -176,8 +203,8 @@ def check_coverage(program: Program) -> None:
     for name, layout in program.layouts.items():
         written = np.zeros((layout.rows, layout.groups * layout.channels), bool)
         for part in (i.slice for i in program.instructions if i.slice is not None and i.slice.tensor == name):
-            rows, words, _ = part.targets.T
-            for word in np.unique(words):
-                written[np.ix_(rows[words == word], _columns(program, part, word))] = True
+            rows, tiles, _ = part.targets.T
+            for tile in np.unique(tiles):
+                written[np.ix_(rows[tiles == tile], _columns(program, part, tile))] = True
         if not written.all():
             raise RuntimeError(f"no instruction of the program writes {np.count_nonzero(~written)} of {written.size} values of {name}")

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from vitloom.compiler import compile_network
+from vitloom.compiler import compile_network, expected_words
 from vitloom.hw import isa
 from vitloom.hw.config import MODES, CoreConfig, preset
+from vitloom.model import golden
 from vitloom.model.log_softmax import exp_table, log_table
 from vitloom.model.network import (
     AttentionScores,
@@ -28,6 +29,7 @@ from vitloom.model.network import (
     Tensor,
 )
 from vitloom.model.packing import unpack_rows, value_range
+from vitloom.sim.trace import Trace, check_coverage, compare_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,6 +350,46 @@ def test_values_that_do_not_fill_bytes_are_refused():
     network = low_bit_network(replace(SHAPES["w1a1"], width=36, heads=3))
     with pytest.raises(ValueError, match="^blocks.0.norm1 has groups of 36 channels of 1 bit; they must fill whole bytes$"):
         compile_network(network, preset("l8-all"))
+
+
+def written_words(program, tensors) -> tuple[Trace, dict[str, int]]:
+    """The trace of a core without a fault, each part of a word written for itself, and where in it each layer begins."""
+    begins: dict[str, int] = {}
+    lanes = program.config.lanes
+    record = np.dtype([("address", "<u4"), ("parts", "<u4"), ("data", "u1", (lanes,))])
+    writes: dict[isa.Queue, list] = {isa.Queue.ARRAY: [], isa.Queue.ROWS: []}
+    for instruction in program.instructions:
+        if instruction.queue not in writes or instruction.slice is None:
+            continue
+        begins.setdefault(instruction.layer, len(writes[instruction.queue]))
+        parts = program.layouts[instruction.slice.tensor].parts if instruction.queue is isa.Queue.ARRAY else 1
+        for part in range(parts):
+            size = 8 // parts
+            bits = (1 << size) - 1 << part * size
+            for address, (content, mask) in expected_words(program, instruction, tensors).items():
+                here = slice(part * lanes // parts, (part + 1) * lanes // parts)
+                if any(mask[here]):
+                    writes[instruction.queue].append((address, bits, np.frombuffer(content, np.uint8)))
+    return Trace(starts={}, dones={}, writes={queue: np.array(records, record) for queue, records in writes.items()}), begins
+
+
+@pytest.mark.parametrize("shape", ["w1a1", "w1a1, windows", "w2a4, odd heads"])
+def test_a_trace_of_parts_of_words_is_compared_value_by_value(networks, shape, image_of):
+    program = compile_network(networks[shape], core())
+    tensors = {name: tensor[0] for name, tensor in golden.run(networks[shape], image_of(networks[shape])).items()}
+    trace, begins = written_words(program, tensors)
+    check_coverage(program)
+    compared, mismatches = compare_values(program, trace, tensors, 0)
+    loaded = sum(tensors[name].size for name in ("patches",)) + networks[shape].tensor("embed").channels * len(networks[shape].constants)
+    assert not mismatches and compared == sum(tensor.size for tensor in tensors.values()) - loaded
+    for queue, layer in ((isa.Queue.ARRAY, "blocks.0.v"), (isa.Queue.ROWS, "blocks.0.softmax")):
+        part = next(i.slice for i in program.instructions if i.layer == layer and i.slice is not None)
+        writes = trace.writes[queue].copy()
+        bits = program.layouts[part.tensor].bits
+        writes["data"][begins[layer], 0] ^= (1 << bits) - 1 << bits
+        _, mismatches = compare_values(program, replace(trace, writes={**trace.writes, queue: writes}), tensors, 0)
+        row, column = (1, 0) if queue is isa.Queue.ARRAY else (0, 1)
+        assert (part.tensor, row, column) in [(entry.tensor, entry.row, entry.column) for entry in mismatches]
 
 
 def test_a_core_with_all_modes_loads_code_tables_for_each_head(networks):

@@ -13,6 +13,7 @@ from vitloom.sim.sequencer_timing import Timing
 from vitloom.sim.trace import Trace, check_coverage, compare_outputs, compare_timing, compare_values, read_outputs
 
 LANES = 4
+EVERY_PART = (255).to_bytes(4, "little")
 ENGINES = {isa.Queue.ARRAY: "array", isa.Queue.ROWS: "rows"}
 
 
@@ -44,7 +45,7 @@ def trace(program, tensors, model, tmp_path):
                     address, (content, mask) = words[index]
                     noise = rng.integers(0, 256, LANES, dtype=np.uint8)
                     data = np.where(np.frombuffer(mask, np.uint8), np.frombuffer(content, np.uint8), noise)
-                    file.write(address.to_bytes(4, "little") + data.tobytes())
+                    file.write(address.to_bytes(4, "little") + EVERY_PART + data.tobytes())
     events = []
     for instruction, timing in zip(program.instructions, model, strict=True):
         if instruction.opcode in isa.OPCODE_QUEUE:
