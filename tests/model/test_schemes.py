@@ -165,7 +165,8 @@ def test_q_k_and_v_are_rounded_as_the_scheme_says(family, name):
                 expected = grid.quantize(real[:, :, index].swapaxes(1, 2))
                 found = codes[:, :, index].swapaxes(1, 2)
                 found = found + grid.zero[0] if given.scheme.attention is Attention.SQRT2 and part == "v" else found
-                mostly_equal(found, expected, 0 if grid.bits == 1 else 0.02)
+                # Of 2 bits a step of the output is a few of the sum, and the bias is whole steps of the sum.
+                mostly_equal(found, expected, {1: 0, 2: 0.08, 4: 0.02}[grid.bits])
 
 
 @pytest.mark.parametrize(("family", "name"), SPLIT)
