@@ -52,17 +52,19 @@ class RowPacker(wiring.Component):
         with m.If(self.i.valid):
             m.d.sync += [self.o.last.eq(self.i.last), part.eq(Mux(full, 0, part + 1))]
 
-        narrowed = [narrow(self.i.data[lane], Mux(self.clip, self.packing, 0)) for lane in range(self.lanes)]
-        packed = [Cat(value[: 8 >> packing] for value in narrowed) for packing in range(MAX_PACKING + 1)]
+        # Each packing's bits are half as many as those of the one before; they stand in all parts, of which one is taken.
+        chosen = self._narrowed(MAX_PACKING)
+        for packing in reversed(range(MAX_PACKING)):
+            chosen = Mux(self.packing == packing, self._narrowed(packing), Cat(chosen, chosen))
         for byte in range(self.lanes):
-            # of the lanes' narrowed bits, those for this byte, and the part that it is in
-            pieces, parts = [], []
-            for bits in packed:
-                where, first = divmod(8 * byte, len(bits))
-                pieces.append(bits[first : first + 8])
-                parts.append(where)
             here = Signal(name=f"here_{byte}")
+            parts = [(byte << packing) // self.lanes for packing in range(MAX_PACKING + 1)]
             m.d.comb += here.eq(Array(part == where for where in parts)[self.packing])
             with m.If(self.i.valid & (here | (part == 0))):
-                m.d.sync += self.o.data[byte].eq(Mux(here, Array(pieces)[self.packing], 0))
+                m.d.sync += self.o.data[byte].eq(Mux(here, chosen[8 * byte : 8 * byte + 8], 0))
         return m
+
+    def _narrowed(self, packing: int) -> Value:
+        """The bits of all lanes in that packing."""
+        lanes = [self.i.data[lane] for lane in range(self.lanes)]
+        return Cat(Mux(self.clip, narrow(value, packing), value)[: 8 >> packing] for value in lanes)
