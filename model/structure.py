@@ -248,8 +248,7 @@ class StructureBuilder:
 
         merge : rows and groups that the tokens go to, for a stream of a quarter of the rows in four groups.
         """
-        merged = {"rows": self.rows // 4, "groups": 4} if merge else {}
-        self.tensor(name, **merged)
+        self.tensor(name, rows=self.rows // 4 if merge else 0, groups=4 if merge else 1)
         rows, groups = merge or (output_rows, None)
         mapped = self._map(name, rows, groups)
         self.linear(name, source, Form.RESIDUAL, residual=self.stream, mapped=mapped, residual_mapped=mapped and not merge)

@@ -41,7 +41,7 @@ class Grid:
         scale, zero = self._broadcast()
         if self.bits == 1:
             return np.where(x / scale + zero >= 0, 1.0, -1.0)
-        return np.clip(np.rint(x / scale) + zero, self.low, self.high)
+        return np.clip(np.rint(x / scale) + zero, self.low, self.high).astype(np.float64)
 
     def dequantize(self, codes: NDArray) -> NDArray[np.float64]:
         """Values of codes."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..fq_layers import Filler, Weight, symmetric_factors
 from ..layer_norm import layer_norm_parameters
 from ..log_softmax import exp_table, log_table
-from ..low_bit import maximum_tables, sqrt2_codes, threshold_codes, uniform_codes
+from ..low_bit import maximum_distance, maximum_tables, sqrt2_codes, threshold_codes, uniform_codes
 from ..observers import Affine, PowerOfTwoFactors, affine
 from ..requantize import activation_table, gelu
 from .grid import Grid
@@ -164,7 +164,8 @@ class LowBitFiller(Filler):
         scheme, heads = self.reference.scheme, self.tensors[name].groups
         logarithms, step = log_table(logits.scale), np.ones(1)
         if scheme.attention is Attention.MAXIMUM:
-            logarithms, codes = maximum_tables(math.floor(math.log(4) / logits.scale))
+            size = self.tensors[name.replace("softmax", "v")].channels
+            logarithms, codes = maximum_tables(maximum_distance(size, round(2 / (math.sqrt(size) * logits.scale))))
         else:
             scale = step = self.reference.grids[name.replace("softmax", "map")].scale
             match scheme.attention:
