@@ -23,7 +23,7 @@ from .fq_swin import quantize_swin
 from .fq_vit import quantize_vit
 from .network import IntegerNetwork
 from .schemes.quantize import quantize_low_bit
-from .schemes.scheme import LOW_BIT
+from .schemes.scheme import LOW_BIT, learned_shapes
 
 __all__ = ["SCHEMES", "quantize", "quantize_checkpoint", "quantize_digits"]
 
@@ -55,7 +55,10 @@ def quantize(
     calibration_images : (n, C, H, W) uint8, shown to the float network for the ranges of its activations.
     Raises ``ValueError`` for an unknown scheme, wrong images, and where a 32-bit accumulator could overflow.
     """
-    return _quantiser(scheme)(config, state, calibration_images, name=name, origin=origin, labels=labels)
+    quantiser = _quantiser(scheme)
+    if scheme == SCHEME and (learned := next((name for name in state if name in learned_shapes(config)), None)):
+        raise ValueError(f"the scheme {scheme} has no place for {learned}, which the checkpoint has learned")
+    return quantiser(config, state, calibration_images, name=name, origin=origin, labels=labels)
 
 
 def quantize_checkpoint(checkpoint: Path, arch: str, scheme: str, calibration: Path, output: Path) -> IntegerNetwork:

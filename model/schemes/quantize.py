@@ -49,8 +49,8 @@ def quantize_low_bit(
 def calibrated_reference(scheme: Scheme, config: Config, state: State, images: NDArray[np.uint8]) -> tuple[Reference, Calibration]:
     """The float reference with all scales fixed, and what its activations look like over ``images``."""
     learned = learned_shapes(config)
-    if not scheme.head_norm and (given := next((name for name in state if name in learned and "_norm." in name), None)):
-        raise ValueError(f"the scheme {scheme.name} has no LayerNorm over heads, which the checkpoint has in {given}")
+    if unused := next((name for name in state if name in learned and not scheme.uses(name)), None):
+        raise ValueError(f"the scheme {scheme.name} has no place for {unused}, which the checkpoint has learned")
     if not scheme.bias:
         # The published layers have one and never add it.
         unused = {name.replace(".weight_scale", ".bias") for name in learned if name.endswith(".weight_scale")}

@@ -132,6 +132,16 @@ class Scheme:
         """Bits in which the codes of the map are stored."""
         return {Attention.MAXIMUM: 1, Attention.THRESHOLD: 1, Attention.UNIFORM: 4}.get(self.attention, 8)
 
+    def uses(self, learned: str) -> bool:
+        """Whether a name of :func:`learned_shapes` means anything here."""
+        owner, _, part = learned.rpartition(".")
+        if owner.endswith(("q_norm", "k_norm")):
+            return self.head_norm
+        if part.startswith(("q_", "k_", "v_", "map_")):
+            # BiViT compares the logits with their greatest, whose scale is known.
+            return self.split and (self.attention is not Attention.MAXIMUM or part.startswith("v_"))
+        return part == "weight_scale" or self.input_bits(owner) < 8
+
     def layer_weight_bits(self, name: str) -> int:
         """Bits of a linear layer's weights."""
         return self.weight_bits if _BLOCK_LAYER.fullmatch(name) else 8

@@ -8,12 +8,14 @@ import pytest
 
 from vitloom.model.architectures import LOW_BIT_NETWORKS
 from vitloom.model.check import check_network, check_structure
+from vitloom.model.checkpoint import check_state, save_checkpoint
 from vitloom.model.float_ops import gelu, normalise, normalised
 from vitloom.model.float_swin import SwinConfig, relative_position_index, shift_mask
 from vitloom.model.float_vit import ViTConfig
 from vitloom.model.golden import run
 from vitloom.model.network import IntegerNetwork, LayerNorm, Linear
 from vitloom.model.networks import network_structure
+from vitloom.model.quantize import quantize, quantize_checkpoint
 from vitloom.model.schemes.quantize import calibrated_reference, quantize_low_bit
 from vitloom.model.schemes.reference import head_norms
 from vitloom.model.schemes.scheme import LOW_BIT, Attention, learned_shapes
@@ -336,11 +338,43 @@ def test_learned_numbers_that_no_core_takes_are_refused(changes, message):
         quantize_low_bit(LOW_BIT["qvit_w4a4"], config, state, shaped_images(config, 1), name="", origin="", labels=())
 
 
-def test_a_layer_norm_that_the_scheme_lacks_is_refused():
+@pytest.mark.parametrize(
+    ("scheme", "name"),
+    [
+        ("bivit", "blocks.0.attn.q_norm.weight"),
+        ("bivit", "blocks.0.attn.map_scale"),
+        ("bivit", "blocks.1.mlp.fc2.act_scale"),
+        ("tervit", "blocks.0.attn.q_scale"),
+        ("fq-vit-8-8-4", "blocks.0.attn.proj.weight_scale"),
+    ],
+)
+def test_what_a_scheme_cannot_use_is_refused(scheme, name):
     config = CONFIGS["vit"]
-    state = synthetic_state(config) | {"blocks.0.attn.q_norm.weight": np.ones(32, np.float32)}
-    with pytest.raises(ValueError, match=r"bivit has no LayerNorm over heads, which the checkpoint has in blocks.0.attn.q_norm.weight"):
-        calibrated_reference(LOW_BIT["bivit"], config, state, shaped_images(config, 1))
+    state = synthetic_state(config) | {name: np.ones(learned_shapes(config)[name], np.float32)}
+    with pytest.raises(ValueError, match=f"the scheme {scheme} has no place for {name}, which the checkpoint has learned"):
+        quantize(config, state, shaped_images(config, 1), scheme=scheme, name="", origin="")
+
+
+def test_a_checkpoint_brings_its_learned_scales(tmp_path):
+    config, images = CONFIGS["vit"], shaped_images(CONFIGS["vit"], 2)
+    state, layer = dict(synthetic_state(config)), "blocks.1.attn.proj"
+    state[f"{layer}.weight_scale"] = np.linspace(-1, 1, 64, dtype=np.float32)
+    save_checkpoint(tmp_path / "learned.safetensors", config, state)
+    np.savez(tmp_path / "images.npz", images=images)
+    paths = tmp_path / "learned.safetensors", tmp_path / "images.npz", tmp_path / "learned.int.safetensors"
+    quantize_checkpoint(paths[0], "auto", "bivit", paths[1], paths[2])
+    network = IntegerNetwork.load(paths[2])
+    expected = quantize(config, state, images, scheme="bivit", name="learned", origin="learned.safetensors")
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(network.arrays[name], array)
+    assert (network.operators, network.tensors) == (expected.operators, expected.tensors)
+
+
+def test_a_learned_parameter_of_another_shape_is_named():
+    config = CONFIGS["vit"]
+    state = synthetic_state(config) | {"blocks.0.attn.q_scale": np.ones(3, np.float32)}
+    with pytest.raises(ValueError, match=r"1 wrongly shaped \(blocks.0.attn.q_scale \(3,\) instead of \(2,\)\)"):
+        check_state(config, state, source="it")
 
 
 @pytest.mark.parametrize("name", LOW_BIT_NETWORKS)
