@@ -140,7 +140,7 @@ class Error(enum.Enum, shape=8):
     NONE = 0
     #: No such opcode, or in the wrong queue.
     OPCODE = 1
-    #: A count of zero, more rows than accumulators, or an operand mode, a form or a row map that the core lacks.
+    #: A count of zero, more rows than accumulators, a mode, a form or a row map that the core lacks, or results that cannot be packed.
     FIELD = 2
     #: A scratchpad, constant, table or map address outside the memory.
     ADDRESS = 3
