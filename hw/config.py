@@ -15,7 +15,7 @@ MODES = ("int8", "log2", "int4", "int2", "binary")
 #: Bits of both operands in the modes that take several products of a byte pair in a cycle.
 NARROW = {"int4": 4, "int2": 2, "binary": 1}
 #: Bits of a product in each mode: of two bytes, of a power of two and a byte, of a dot product of 2, 4 or 8.
-_PRODUCT_BITS = {"int8": 16, "log2": 22, "int4": 9, "int2": 6, "binary": 5}
+_PRODUCT_BITS = {"int8": 16, "log2": 22, "int4": 9, "int2": 6, "binary": 6}
 
 
 @dataclass(frozen=True, kw_only=True)

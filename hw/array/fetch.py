@@ -54,7 +54,7 @@ class StationaryFetch(wiring.Component):
                 "full": Out(1),
                 "swap": In(1),
                 "read": Out(ReadPort(isa.ADDRESS.width, config.lanes)),
-                "stationary": Out(StationarySignature(config.lanes)),
+                "stationary": Out(StationarySignature(config)),
             }
         )
 

@@ -20,6 +20,8 @@ _BODY = isa.BODIES[isa.Opcode.MATMUL]
 def result_tile(config: CoreConfig) -> data.StructLayout:
     """What the drain must know of a column of tiles whose last pass begins."""
     names = ["rows", "output", "output_row", "residual", *settings_layout(config).members]
+    if config.narrow:
+        names += ["pack_rows", "part"]
     if config.map_rows:
         names += ["map", "map_base"]
     return data.StructLayout({**{name: _BODY[name].shape for name in names}, "block": _BODY["constant"].shape, "last": 1})
@@ -27,6 +29,9 @@ def result_tile(config: CoreConfig) -> data.StructLayout:
 
 class MovingStream(wiring.Component):
     """Second part of the array engine: for each tile, reads rows 0 .. M - 1 of the moving operand, one a cycle.
+
+    With ``output_packing`` a column of tiles fills one part of the words of its rows: ``tile.output`` is where these words are and
+    ``tile.part`` which part it is. Only with ``config.narrow``.
 
     Tile t begins in cycle ``s(t) = max(f(t) + L, s(t - 1) + max(M, L))`` with f(t) from :class:`.fetch.StationaryFetch` and M the rows of
     tile t - 1; the last pass over k waits for ``drain_ready`` besides. The body is taken in the last cycle of the instruction before, or
@@ -66,7 +71,7 @@ class MovingStream(wiring.Component):
                 "begin": Out(1),
                 "tile": Out(result_tile(config)),
                 "read": Out(ReadPort(isa.ADDRESS.width, config.lanes)),
-                "moving": Out(MovingSignature(config.lanes)),
+                "moving": Out(MovingSignature(config)),
                 "control": Out(AccumulatorControl(config)),
             }
         )
@@ -93,36 +98,43 @@ class MovingStream(wiring.Component):
         address, tile = Signal(isa.ADDRESS, reset_less=True), Signal(isa.ADDRESS, reset_less=True)
         output, residual = Signal(isa.ADDRESS, reset_less=True), Signal(isa.ADDRESS, reset_less=True)
         block = Signal.like(body.constant, name="block", reset_less=True)
+        part, last_part = Signal.like(body.part, name="part", reset_less=True), Const(1)
+        if self.config.narrow:
+            last_part = body.pack_rows | (part + 1).bit_select(body.output_packing, 1)
         with m.If(fire):
             m.d.sync += [row.eq(row + 1), address.eq(address + body.moving_row)]
             with m.If(last_row):
                 m.d.sync += [row.eq(0), k.eq(k + 1), tile.eq(tile + body.moving_k), address.eq(tile + body.moving_k)]
                 with m.If(last_k):
                     m.d.sync += [k.eq(0), n.eq(n + 1), tile.eq(body.moving), address.eq(body.moving)]
-                    m.d.sync += [
-                        block.eq(block + body.constant_n),
-                        output.eq(output + body.output_n),
-                        residual.eq(residual + body.output_n),
-                    ]
+                    m.d.sync += [block.eq(block + body.constant_n), residual.eq(residual + body.output_n)]
+                    m.d.sync += [output.eq(output + Mux(last_part, body.output_n, 0)), part.eq(Mux(last_part, 0, part + 1))]
         with m.If(finished):
             m.d.sync += active.eq(0)
         with m.If(self.body.ready & self.body.valid):
             incoming = self.body.payload
             m.d.sync += [active.eq(1), body.eq(incoming), n.eq(0), tile.eq(incoming.moving), address.eq(incoming.moving)]
             m.d.sync += [output.eq(incoming.output), residual.eq(incoming.residual), block.eq(incoming.constant)]
+            m.d.sync += part.eq(incoming.part)
 
         valid = fire & (row < body.rows)
         m.d.comb += [self.read.enable.eq(valid), self.read.address.eq(address)]
-        here = {"output": output, "residual": residual, "block": block, "last": last_n}
+        here = {"output": output, "residual": residual, "block": block, "part": part, "last": last_n}
         m.d.comb += [self.tile[name].eq(here[name] if name in here else body[name]) for name, _ in self.tile.shape()]
-        self._delay_to_array(m, body.mode, valid, {"row": row, "first": k == 0, "last": last_k})
+        first_k = k == 0
+        operand = {"mode": body.mode}
+        if self.config.narrow:
+            index = range(lanes)
+            skipped = Cat(first_k & (i < body.k_skip) for i in index) | Cat(last_k & (lanes - 1 - i < body.k_pad) for i in index)
+            operand |= {"codebook": body.codebook, "zero": body.moving_zero, "keep": ~skipped}
+        self._delay_to_array(m, operand, valid, {"row": row, "first": first_k, "last": last_k})
         return m
 
-    def _delay_to_array(self, m: Module, mode: Value, valid: Value, control: dict[str, Value]) -> None:
+    def _delay_to_array(self, m: Module, operand: dict[str, Value], valid: Value, control: dict[str, Value]) -> None:
         """Bring what goes with a row to the cycle in which its data reach the array, or its sums the first accumulator."""
         m.d.comb += [
             self.moving.data.eq(self.read.data),
-            self.moving.mode.eq(delay(m, mode, READ_LATENCY, name="mode")),
+            *(getattr(self.moving, name).eq(delay(m, value, READ_LATENCY, name=name)) for name, value in operand.items()),
             self.moving.swap.eq(delay(m, self.swap, READ_LATENCY, name="swap", reset_less=False)),
         ]
         cycles = READ_LATENCY + array_latency(self.config.lanes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from amaranth import Module, Mux, Shape, Signal, Value, signed
+from amaranth import Module, Mux, Signal, Value
+from amaranth.hdl import ShapeLike
 from amaranth.lib import data
 
 __all__ = ["CONTROL", "Above", "Left", "processing_element"]
@@ -19,7 +20,7 @@ CONTROL = data.StructLayout({"swap": 1, "from_left": 1, "capture": 1})
 class Left:
     """What a processing element gets from its left neighbour and gives to the right one, a cycle later.
 
-    ``operand``: the moving operand; ``word``: the stationary word (8 bits); ``control``: :data:`CONTROL`.
+    ``operand``: the moving operand; ``word``: the stationary word; ``control``: :data:`CONTROL`.
     """
 
     operand: Value
@@ -31,7 +32,7 @@ class Left:
 class Above:
     """What a processing element gets from above and gives to the one below, a cycle later.
 
-    ``word``: the stationary word (8 bits); ``capture``: keep the stationary word; ``total``: the partial sum. ``capture`` here serves
+    ``word``: the stationary word; ``capture``: keep the stationary word; ``total``: the partial sum. ``capture`` here serves
     tiles that come by columns, ``control.capture`` those that come by rows.
     """
 
@@ -45,11 +46,13 @@ def processing_element(
     name: str,
     left: Left,
     above: Above,
-    multiply: Callable[[Module, Value, Value], Value],
-    product_shape: Shape,
-    sum_shape: Shape,
+    multiply: Callable[[Module, str, Value, Value], Value],
+    add: Callable[[Value, Value], Value],
+    sum_shape: ShapeLike,
 ) -> tuple[Left, Above]:
     """Emit a processing element into ``m``; returns what it gives to the right and below.
+
+    ``multiply`` of a name, the operand and the active word is a register, ``add`` of the total above and this register the total.
 
     An operand that comes in cycle t is multiplied by the weight that is active in cycle t + 1 and is in the sum below in cycle t + 3.
     A swap in cycle t copies the shadow register: the new weight is active from cycle t + 1 on, that is for the operand of cycle t.
@@ -58,10 +61,8 @@ def processing_element(
     operand = Signal.like(left.operand, name=f"{name}_operand", reset_less=True)
     control = Signal(CONTROL, name=f"{name}_control")
     capture = Signal(name=f"{name}_capture")
-    word_next = Signal(8, name=f"{name}_word_next")
-    word, shadow = (Signal(8, name=f"{name}_{register}", reset_less=True) for register in ("word", "shadow"))
-    active = Signal(signed(8), name=f"{name}_active", reset_less=True)
-    product = Signal(product_shape, name=f"{name}_product", reset_less=True)
+    word_next = Signal.like(left.word, name=f"{name}_word_next")
+    word, shadow, active = (Signal.like(word_next, name=f"{name}_{register}", reset_less=True) for register in ("word", "shadow", "active"))
     total = Signal(sum_shape, name=f"{name}_total", reset_less=True)
 
     m.d.comb += word_next.eq(Mux(left.control.from_left, left.word, above.word))
@@ -70,5 +71,5 @@ def processing_element(
         m.d.sync += shadow.eq(word_next)
     with m.If(left.control.swap):
         m.d.sync += active.eq(shadow)
-    m.d.sync += [product.eq(multiply(m, operand, active)), total.eq(above.total + product)]
+    m.d.sync += total.eq(add(above.total, multiply(m, name, operand, active)))
     return Left(operand=operand, word=word, control=control), Above(word=word, capture=capture, total=total)

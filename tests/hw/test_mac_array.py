@@ -10,12 +10,17 @@ from cocotb.triggers import RisingEdge
 from vitloom.hw.arith import tree_sum
 from vitloom.hw.array.mac_array import MacArray
 from vitloom.hw.config import CoreConfig
-from vitloom.hw.isa import LoadDirection, Mode
-from vitloom.model.matmul import int8_matmul, log2_matmul
+from vitloom.hw.isa import Codebook, LoadDirection, Mode
+from vitloom.model.matmul import LOG2_WEIGHTS, SQRT2_WEIGHTS, int8_matmul, log2_matmul
+from vitloom.model.packing import unpack_values
 from vitloom.sim.runner import build, run
 from vitloom.sim.streams import pack, reset, start_clock, unpack
 
-INT8, LOG2 = Mode.INT8.value, Mode.LOG2.value
+INT8, LOG2, INT4, INT2, BINARY = (Mode[name].value for name in ("INT8", "LOG2", "INT4", "INT2", "BINARY"))
+UNIT = Codebook.UNIT.value
+BITS = {INT4: 4, INT2: 2, BINARY: 1}
+#: A tile of one of these modes serves rows of all of them.
+WHOLE_BYTES = (INT8, LOG2)
 COLUMN = LoadDirection.COLUMN.value
 CORNERS = np.array([-128, 127, -1, 0, 1], np.int8)
 
@@ -26,11 +31,15 @@ class Inputs:
 
     moving: np.ndarray
     mode: np.ndarray
+    codebook: np.ndarray
+    zero: np.ndarray
+    keep: np.ndarray
     swap: np.ndarray
     words: np.ndarray
     valid: np.ndarray
     first: np.ndarray
     direction: np.ndarray
+    tile_mode: np.ndarray
 
 
 def random_bytes(rng, shape):
@@ -38,17 +47,41 @@ def random_bytes(rng, shape):
     return np.where(rng.random(shape) < 0.3, rng.choice(CORNERS, shape), rng.integers(-128, 128, shape)).astype(np.int8)
 
 
+def products(inputs, cycle, tile):
+    """Sums of the columns and sum of the row for the moving word of that cycle: integer products of the values, left-out bytes zero."""
+    mode, keep, unit = inputs.mode[cycle], inputs.keep[cycle], inputs.codebook[cycle] == UNIT
+    word = inputs.moving[cycle]
+    if mode == LOG2:
+        codes = np.where(keep, word & 15, 15).astype(np.uint8)
+        return log2_matmul(codes[None], tile, SQRT2_WEIGHTS if unit else LOG2_WEIGHTS)[0], 0
+    if mode == INT8:
+        return int8_matmul((word * keep)[None], np.ascontiguousarray(tile.T))[0], 0
+    bits = BITS[mode]
+    moving = unpack_values(word.view(np.uint8)[:, None], bits, unit=mode == BINARY and unit).astype(int)
+    moving = (moving - (inputs.zero[cycle] if mode == INT4 else 0)) * keep[:, None]
+    weights = unpack_values(tile.view(np.uint8)[..., None], bits).astype(int)  # row, column, value
+    sums = np.einsum("rv,rcv->c", moving, weights)
+    if mode == BINARY:
+        sums += moving.sum() if unit else 8 * keep.sum()
+    return sums, moving.sum()
+
+
 def schedule(rng, lanes, modes, rows, gaps, tiles=24):
-    """Inputs for ``tiles`` tiles of ``rows`` rows each, as tightly as the rules allow, and the list of (cycle, sums of the row)."""
+    """Inputs for ``tiles`` tiles of ``rows`` rows each, as tightly as the rules allow, and the list of (cycle, sums, row sum) of the rows."""
     cycles = tiles * (max(rows, lanes) + 3 * gaps * lanes) + 6 * lanes
+    narrow = any(mode in BITS for mode in modes)
     inputs = Inputs(
         moving=random_bytes(rng, (cycles, lanes)),
         mode=rng.choice(modes, cycles),
+        codebook=rng.integers(0, 2, cycles) * narrow,
+        zero=rng.integers(-8, 8, cycles),
+        keep=rng.random((cycles, lanes)) < rng.choice([0.0, 0.5, 1.0, 1.0, 1.0], (cycles, 1)) if narrow else np.ones((cycles, lanes), bool),
         swap=np.zeros(cycles, bool),
         words=random_bytes(rng, (cycles, lanes)),
         valid=np.zeros(cycles, bool),
         first=rng.random(cycles) < 0.5,
         direction=rng.integers(0, 2, cycles),
+        tile_mode=rng.choice(modes, cycles),
     )
     fetch, stream, expected = 0, 0, []
     for index in range(tiles):
@@ -58,14 +91,11 @@ def schedule(rng, lanes, modes, rows, gaps, tiles=24):
         inputs.words[fetch : fetch + lanes] = tile.T if direction == COLUMN else tile
         inputs.valid[fetch : fetch + lanes], inputs.direction[fetch : fetch + lanes] = True, direction
         inputs.first[fetch : fetch + lanes] = np.arange(lanes) == 0
+        mode = rng.choice(modes)
+        inputs.tile_mode[fetch : fetch + lanes] = mode
+        inputs.mode[stream : stream + rows] = rng.choice([m for m in modes if m in WHOLE_BYTES], rows) if mode in WHOLE_BYTES else mode
         inputs.swap[stream] = True
-        for cycle in range(stream, stream + rows):
-            word = inputs.moving[cycle]
-            if inputs.mode[cycle] == LOG2:
-                sums = log2_matmul((word & 15).astype(np.uint8)[None], tile)
-            else:
-                sums = int8_matmul(word[None], np.ascontiguousarray(tile.T))
-            expected.append((cycle, sums[0]))
+        expected += [(cycle, *products(inputs, cycle, tile)) for cycle in range(stream, stream + rows)]
         fetch, stream = stream, stream + rows
     return inputs, expected
 
@@ -74,11 +104,12 @@ def schedule(rng, lanes, modes, rows, gaps, tiles=24):
 @cocotb.parametrize(rows_per_lane=[0, 1, 5], more_rows=[0, 1], gaps=[False, True])
 async def products_match_numpy(dut, rows_per_lane, more_rows, gaps):
     lanes, modes, latency = int(os.environ["LANES"]), [int(mode) for mode in os.environ["MODES"]], int(os.environ["LATENCY"])
-    rng = np.random.default_rng(cocotb.RANDOM_SEED)
+    rng, narrow = np.random.default_rng(cocotb.RANDOM_SEED), hasattr(dut, "row_sum")
+    assert narrow == any(mode in BITS for mode in modes)
     inputs, expected = schedule(rng, lanes, modes, max(rows_per_lane * lanes + more_rows, 1), gaps)
     start_clock(dut)
     await reset(dut)
-    outputs = []
+    outputs, row_sums = [], []
     for cycle in range(len(inputs.moving)):
         dut.moving__data.value = pack(inputs.moving[cycle])
         dut.moving__mode.value = int(inputs.mode[cycle])
@@ -87,12 +118,21 @@ async def products_match_numpy(dut, rows_per_lane, more_rows, gaps):
         dut.stationary__valid.value = int(inputs.valid[cycle])
         dut.stationary__first.value = int(inputs.first[cycle])
         dut.stationary__direction.value = int(inputs.direction[cycle])
+        if narrow:
+            dut.moving__codebook.value = int(inputs.codebook[cycle])
+            dut.moving__zero.value = int(inputs.zero[cycle])
+            dut.moving__keep.value = pack(inputs.keep[cycle], 1)
+            dut.stationary__mode.value = int(inputs.tile_mode[cycle])
         await RisingEdge(dut.clk)
+        if narrow:
+            row_sums.append(dut.row_sum.value.to_signed())
         outputs.append(unpack(dut.sums.value.to_unsigned(), lanes, len(dut.sums) // lanes))
     outputs = np.array(outputs)
     columns = np.arange(lanes)
-    got = np.array([outputs[cycle + latency + columns, columns] for cycle, _ in expected])
-    np.testing.assert_array_equal(got, [sums for _, sums in expected])
+    got = np.array([outputs[cycle + latency + columns, columns] for cycle, _, _ in expected])
+    np.testing.assert_array_equal(got, [sums for _, sums, _ in expected])
+    if narrow:
+        np.testing.assert_array_equal([row_sums[cycle + latency] for cycle, _, _ in expected], [total for _, _, total in expected])
 
 
 class ShiftAndAdd(MacArray):
@@ -103,9 +143,23 @@ class ShiftAndAdd(MacArray):
         return tree_sum(terms[:7]) - terms[7]
 
 
+ALL = ("int8", "log2", "int4", "int2", "binary")
+
+
 @pytest.mark.parametrize(
     ("lanes", "modes", "kind"),
-    [(4, ("int8", "log2"), MacArray), (12, ("int8", "log2"), MacArray), (4, ("int8",), MacArray), (4, ("int8", "log2"), ShiftAndAdd)],
+    [
+        (4, ("int8", "log2"), MacArray),
+        (12, ("int8", "log2"), MacArray),
+        (4, ("int8",), MacArray),
+        (4, ("int8", "log2"), ShiftAndAdd),
+        (8, ALL, MacArray),
+        (8, ("binary",), MacArray),
+        (8, ("int4",), MacArray),
+        (8, ("int2", "binary"), MacArray),
+        (8, ("int8", "binary"), MacArray),
+        (16, ("int8", "int4"), MacArray),
+    ],
 )
 def test_mac_array_multiplies_tile_after_tile(lanes, modes, kind, tmp_path):
     array = kind(CoreConfig(lanes=lanes, modes=modes))

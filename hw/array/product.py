@@ -1,0 +1,104 @@
+"""What a processing element multiplies and adds in cores with operands of less than 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from amaranth import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import ShapeLike
+from amaranth.lib import data
+from amaranth.utils import ceil_log2
+
+from ..config import CoreConfig
+from ..isa import Mode
+from .operand import INT2_SPACING, UNIT_BIT, multiplies, weight
+
+__all__ = ["add", "bias", "popcount", "product", "sum_shape"]
+
+#: What a product of int4, int2 has too much, so that it is never negative.
+_BIAS = {"int4": 256, "int2": 16}
+
+
+def popcount(m: Module, name: str, bits: Value) -> Value:
+    """Number of ones, in ``len(bits).bit_length()`` bits: full adders, which map to LUTs and not to carry chains."""
+    column, result = list(bits), []
+    while column:
+        carries = []
+        while len(column) > 1:
+            (a, b, c), column = (*column, Const(0))[:3], column[3:]
+            index = f"{name}_{len(result)}_{len(carries)}"
+            parity, carry = Signal(name=f"{index}_parity"), Signal(name=f"{index}_carry")
+            m.d.comb += [parity.eq(a ^ b ^ c), carry.eq(a & b | a & c | b & c)]
+            column.append(parity)
+            carries.append(carry)
+        result.append(column[0])
+        column = carries
+    return Cat(*result)[: len(bits).bit_length()]
+
+
+def bias(config: CoreConfig, mode: Value) -> Value:
+    """What a column begins with in that mode, so that the bias of its products does not count."""
+    total: Value = Const(0, 1)
+    for name, value in _BIAS.items():
+        if name in config.modes:
+            total = total | Mux(mode == Mode[name.upper()], -value * config.lanes, 0)
+    return total
+
+
+def sum_shape(config: CoreConfig, row: int) -> ShapeLike:
+    """Of a partial sum below ``row``."""
+    if not config.narrow:
+        return signed(config.sum_bits)
+    rows = row + 1
+    if config.modes == ("binary",):
+        return unsigned((16 * rows).bit_length())
+    if set(config.modes) & {"int8", "log2"}:
+        return signed(config.product_bits + ceil_log2(rows))
+    return signed(config.sum_bits)
+
+
+def product(
+    m: Module, config: CoreConfig, name: str, operand: data.View, active: Value, multiply: Callable[[Module, Value, Value], Value]
+) -> Value:
+    """A register with the product and its bias, and below them, as bit 0, what makes the product exact when it is added too.
+
+    The middle term of the product of two polynomials, the dot product of their digits, is cut out of the whole product. The terms below
+    it are less than 1/2 of its unit, so that it is 1 too small where their sum is negative, and the bit is their sign.
+    """
+    count: Value = Const(0, 4)
+    if "binary" in config.modes:
+        weights = weight(active)[10:] if multiplies(config) else active
+        matches = Signal(8, name=f"{name}_matches")
+        m.d.comb += matches.eq(Cat(Mux(w, bit, ~(bit | operand.unit)) for w, bit in zip(weights, operand.bits, strict=True)))
+        count = popcount(m, name, matches)
+    if not multiplies(config):
+        register = Signal(4, name=f"{name}_count", reset_less=True)
+        m.d.sync += register.eq(count)
+        return Cat(Const(0, 2), register)
+
+    whole = Signal(signed(36), name=f"{name}_whole")
+    m.d.comb += whole.eq(multiply(m, operand.value, weight(active)))
+    middle, of_int2 = whole[UNIT_BIT:], whole[3 * INT2_SPACING :]
+    # Of int2 5 bits tell -9 .. 16 apart; with the bias they are 7 .. 32.
+    of_int2 = Cat(of_int2[:4], ~of_int2[4], of_int2[4] & ~of_int2[3] & ~of_int2[2])
+    borrow, low, high = (Signal(width, name=f"{name}_{part}", reset_less=True) for part, width in (("borrow", 1), ("low", 6), ("high", 3)))
+    wide = Signal(max(config.product_bits - 9, 0), name=f"{name}_wide", reset_less=True)
+    m.d.sync += [
+        borrow.eq(Mux(operand.int2, whole[3 * INT2_SPACING - 1], whole[UNIT_BIT - 1])),
+        low.eq(Mux(operand.int2, of_int2, middle[:6]) | Cat(Const(0, 1), count)),
+        high.eq(Cat(middle[6:8], middle[8] ^ operand.narrow)),
+        wide.eq(middle[9:]),
+    ]
+    # A reset of the register costs no LUT.
+    with m.If(operand.low):
+        m.d.sync += high.eq(0)
+    with m.If(operand.narrow):
+        m.d.sync += wide.eq(0)
+    bits = Cat(borrow, low, high, wide)[: 1 + config.product_bits]
+    return bits.as_signed() if len(wide) else bits
+
+
+def add(above: Value, product: Value) -> Value:
+    """The partial sum with a :func:`product`."""
+    carried = Cat(Const(1, 1), above)
+    return ((carried.as_signed() if above.shape().signed else carried) + product).shift_right(1)
