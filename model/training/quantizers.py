@@ -69,7 +69,9 @@ class WeightScale(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Weight (outputs, inputs) to its binary form."""
         centred = self._centre(weight)
-        signs = straight_through(torch.where(centred >= 0, 1.0, -1.0), centred / self.current(weight).detach().abs().clamp(min=1e-8)[:, None])
+        signs = straight_through(
+            torch.where(centred >= 0, 1.0, -1.0), centred / self.current(weight).detach().abs().clamp(min=1e-8)[:, None]
+        )
         return self.current(weight)[:, None] * signs
 
 

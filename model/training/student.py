@@ -100,13 +100,15 @@ class QuantizedAttention(nn.Module):
             self.map_step = LearnedStep(recipe.bits, signed=False, shape=heads)
         if recipe.attention == "headwise":
             self.map_scale = nn.Parameter(torch.full(heads, 0.0))
-            self.register_buffer("begun", torch.tensor(False), persistent=False)
+        self.begun = False
         self.seen: dict[str, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, tokens, width) to the same shape."""
         batch, tokens, width = x.shape
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if not self.begun:
+            self._begin(q, k)
         if self.recipe.head_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         self.seen = {"q": q, "k": k}
@@ -119,6 +121,15 @@ class QuantizedAttention(nn.Module):
         self.seen["scores"] = scores
         mixed = self._map(kind, scores) @ v
         return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+    def _begin(self, q: Tensor, k: Tensor) -> None:
+        """Norms begin with the spread that q and k have without them, the thresholds with the mean of a row."""
+        self.begun = True
+        if self.recipe.head_norm:
+            for norm, x in ((self.q_norm, q), (self.k_norm, k)):
+                norm.weight.data.fill_(x.detach().std(-1).mean())
+        if self.recipe.attention == "headwise":
+            self.map_scale.data.fill_(1 / q.shape[-2])
 
     def _map(self, kind: str, scores: Tensor) -> Tensor:
         """The attention map (B, heads, tokens, tokens)."""
@@ -139,9 +150,6 @@ class QuantizedAttention(nn.Module):
 
     def _headwise(self, weights: Tensor) -> Tensor:
         """{0, 2a} with the head's learned threshold a (zero point -1)."""
-        if not self.begun:
-            self.map_scale.data.fill_(1 / weights.shape[-1])
-            self.begun.fill_(True)
         scale = self.map_scale.clamp(min=1e-4)
         # sign(clip(p / a - 1)) + 1, times a
         scaled = (weights / scale - 1).clamp(-1, 1)
