@@ -1,72 +1,24 @@
-"""Programs of the low-bit schemes, on small transformers with and without windows: every word that they write is the golden model's."""
+"""Programs of quantised low-bit networks, of each scheme."""
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
 
 from vitloom.compiler import compile_network
-from vitloom.hw.config import MODES, CoreConfig, preset
+from vitloom.hw.config import preset
 from vitloom.model.float_swin import SwinConfig
-from vitloom.model.float_vit import ViTConfig, random_state
-from vitloom.model.network import Linear
-from vitloom.model.networks import network_structure
+from vitloom.model.float_vit import ViTConfig
 from vitloom.model.quantize import quantize
 from vitloom.model.schemes.scheme import LOW_BIT
-from vitloom.sim.report import report
+from vitloom.model.synthetic import shaped_images, synthetic_state
 
-VIT = ViTConfig(img_size=20, patch_size=4, in_chans=1, num_classes=5, embed_dim=32, depth=2, num_heads=2, mean=(0.5,), std=(0.5,))
-SWIN = SwinConfig(img_size=56, num_classes=7, embed_dim=16, depths=(2, 1), num_heads=(1, 2))
-
-
-def quantized(config, scheme: str):
-    images = np.random.default_rng(0).integers(0, 256, (2, config.in_chans, config.img_size, config.img_size), dtype=np.uint8)
-    return quantize(config, random_state(config, 1), images, scheme=scheme, name="small", origin="random")
+CONFIGS = {
+    "vit": ViTConfig(img_size=16, patch_size=4, num_classes=5, embed_dim=48, depth=1, num_heads=3, distilled=True),
+    "swin": SwinConfig(img_size=16, patch_size=2, num_classes=5, embed_dim=16, depths=(2, 1), num_heads=(1, 2), window_size=4),
+}
 
 
+@pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("scheme", LOW_BIT)
-def test_every_word_of_a_vision_transformer_is_the_golden_one(scheme, assert_runs_as_golden):
-    network = quantized(VIT, scheme)
-    assert_runs_as_golden(network, compile_network(network, CoreConfig(lanes=8, modes=MODES)), [None, 0])
-
-
-@pytest.mark.parametrize(
-    ("scheme", "settings"),
-    [
-        ("bivit", {"lanes": 8}),
-        ("bivit_w1a1", {"lanes": 16}),
-        ("bivit_w1a1", {"lanes": 8, "scratchpad_bytes": 32 << 10}),
-        ("bivit_w1a1", {"lanes": 8, "accumulator_rows": 32, "memory_bytes_per_cycle": 2}),
-    ],
-)
-def test_every_word_with_windows_is_the_golden_one(scheme, settings, assert_runs_as_golden):
-    network = quantized(SWIN, scheme)
-    assert_runs_as_golden(network, compile_network(network, CoreConfig(modes=MODES, **settings)), [None, 0])
-
-
-@pytest.mark.parametrize(
-    ("name", "tiles", "most"),
-    [
-        ("bivit_deit_tiny_w1a1", 898_020, 1_050_000),
-        ("bi_vit_deit_tiny", 914_040, 1_050_000),
-        ("bivit_deit_tiny", 3_224_196, 3_260_000),
-        ("bivit_swin_tiny_w1a1", 3_236_064, 3_350_000),
-        ("qvit_deit_small_w2a2", 4_964_400, 5_000_000),
-    ],
-)
-def test_low_bit_networks_take_little_more_than_their_tiles(name, tiles, most):
-    program = compile_network(network_structure(name), preset("l16-all"))
-    total = report(program, preset="l16-all")["total"]
-    assert total["lower_bound_cycles"] == tiles
-    assert tiles < total["cycles"] <= most
-
-
-def test_weights_of_1_bit_keep_the_array_busy_on_a_memory_of_1_byte_a_cycle():
-    network = network_structure("deit_tiny")
-    blocks = [o for o in network.operators if isinstance(o, Linear) and o.name.startswith("blocks")]
-    packed = replace(network, operators=[replace(o, weight_bits=1) if o in blocks else o for o in network.operators])
-    config = preset("l16", ["packed_weights=1", "memory_bytes_per_cycle=1"])
-    plain, program = (compile_network(each, config) for each in (network, packed))
-    sizes = [sum(words for name, (_, words) in each.memory_plan.items() if name.endswith(".weight")) for each in (plain, program)]
-    assert sizes[0] >= 5.5 * sizes[1]
-    assert report(program, preset="l16")["total"]["utilization"] >= 0.94
+def test_a_quantised_network_of_every_scheme_runs_as_its_golden_model(family, scheme, assert_runs_as_golden):
+    config = CONFIGS[family]
+    network = quantize(config, synthetic_state(config), shaped_images(config, 2), scheme=scheme, name=scheme, origin="synthetic")
+    assert_runs_as_golden(network, compile_network(network, preset("l8-all")), [None, 0])
