@@ -151,8 +151,12 @@ class Bench:
 
     def randomize_packing(self, fields: dict[str, int]) -> None:
         """Operands and results of any bits, in an instruction with operands and results of 8."""
-        rng, lanes, packing = self.rng, self.config.lanes, MODE_PACKING[isa.Mode(fields["mode"])]
-        fields["codebook"], fields["moving_zero"] = int(rng.integers(2)), int(rng.integers(-8, 8))
+        rng, lanes, mode = self.rng, self.config.lanes, isa.Mode(fields["mode"])
+        packing = MODE_PACKING[mode]
+        if mode in (isa.Mode.BINARY, isa.Mode.LOG2):
+            fields["codebook"] = int(rng.integers(2))
+        if mode is isa.Mode.INT4:
+            fields["moving_zero"] = int(rng.integers(-8, 8))
         fields["k_skip"], fields["k_pad"] = (int(rng.choice([0, 1, rng.integers(lanes // 2 + 1)])) for _ in range(2))
         fields["stationary_packing"] = packing
         if fields["direction"] == isa.LoadDirection.ROW.value:
@@ -300,7 +304,7 @@ async def short_tiles_follow_without_a_stall(dut):
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def bad_instructions_are_refused(dut):
     bench = await prepare(dut)
-    good = bench.instructions[0] | dict.fromkeys(_PACKED, 0) | {"direction": 1}
+    good = bench.instructions[0] | {"output_packing": 0, "pack_rows": 0, "part": 0}
     blocks = bench.config.constant_channels // bench.config.lanes
     outside = isa.Error.ADDRESS if bench.config.map_rows else isa.Error.FIELD
     cases = [
