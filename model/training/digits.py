@@ -88,7 +88,11 @@ def export(student: Student) -> dict[str, NDArray[np.float32]]:
             if name.endswith(part):
                 # A step is used without its sign; a scale of binary weights has one.
                 name, value = name.removesuffix(part) + other, (value.abs() if part.endswith("step") else value).reshape(-1)
-        state[name] = value.reshape(-1) if name.endswith("map_scale") else value
+        if name.endswith("head_scales"):
+            scales = zip("qkv", value.abs().clamp(min=1e-3), strict=True)
+            state |= {name.removesuffix("head_scales") + f"{part}_scale": scale.reshape(-1) for part, scale in scales}
+        else:
+            state[name] = value.reshape(-1) if name.endswith("map_scale") else value
     return {name: value.detach().numpy().astype(np.float32) for name, value in state.items()}
 
 

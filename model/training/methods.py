@@ -84,6 +84,7 @@ class Method:
 
 
 _SIGNS = {"inputs": "sign"}
+_BI_VIT = {"weights": "binary_fixed", "centred": False, "bias": False, "inputs": "sign", "mlp_inputs": "sign"}
 _TERNARY = Recipe(weights="ternary", inputs="bit8", mlp_inputs="bit8")
 _TWO_BITS = {"weights": "lsq", "inputs": "lsq", "mlp_inputs": "lsq", "attention": "lsq", "bits": 2}
 
@@ -101,10 +102,10 @@ METHODS: dict[str, tuple[Method, Method]] = {
     # Learned threshold of each head, ranking-aware distillation; beside one threshold for all.
     "bi_vit": (
         Method(
-            recipe=Recipe(weights="binary_fixed", attention="headwise", head_norm=True, mlp_inputs="sign", **_SIGNS),
+            recipe=Recipe(attention="headwise", head_norm=True, **_BI_VIT),
             losses=((distribution, 1.0), (attention_order, 0.5)),
         ),
-        Method(recipe=Recipe(weights="binary_fixed", attention="fixed", mlp_inputs="sign", **_SIGNS)),
+        Method(recipe=Recipe(attention="fixed", **_BI_VIT)),
     ),
     # 8 bits first, then ternary; beside ternary at once.
     "tervit": (

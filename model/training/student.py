@@ -26,6 +26,10 @@ class Recipe:
     ----------
     weights : str
         Of the linear layers in the blocks: ``float``, ``binary`` (learned scale), ``binary_fixed`` (mean of |w|), ``ternary``, ``lsq``.
+    centred : bool
+        Binary weights are the signs of what is left when the mean of a row is taken off.
+    bias : bool
+        Whether these layers have a bias (Bi-ViT's have none).
     inputs : str
         Of the linear layers around attention: ``float``, ``sign``, ``bit8``, ``lsq``.
     mlp_inputs : str
@@ -40,6 +44,8 @@ class Recipe:
     """
 
     weights: str = "float"
+    centred: bool = True
+    bias: bool = True
     inputs: str = "float"
     mlp_inputs: str = "float"
     attention: str = "float"
@@ -50,15 +56,17 @@ class Recipe:
 class QuantizedLinear(nn.Linear):
     """A linear layer whose weight and input are quantised as a recipe says; ``active`` switches both off for a first stage."""
 
-    def __init__(self, source: nn.Linear, weights: str, inputs: str, bits: int) -> None:
+    def __init__(self, source: nn.Linear, recipe: Recipe, inputs: str) -> None:
         super().__init__(source.in_features, source.out_features)
         self.load_state_dict(source.state_dict())
-        self.weights, self.inputs, self.active = weights, inputs, True
-        if weights.startswith("binary"):
-            self.weight_quantizer = WeightScale(self.weight, learned=weights == "binary", centred=True)
-        elif weights == "lsq":
-            self.weight_quantizer = LearnedStep(bits, signed=True, shape=(source.out_features, 1))
-        self.input_quantizer = LearnedStep(bits, signed=True) if inputs == "lsq" else nn.Identity()
+        self.weights, self.inputs, self.active = recipe.weights, inputs, True
+        if not recipe.bias:
+            nn.init.zeros_(self.bias).requires_grad_(False)
+        if recipe.weights.startswith("binary"):
+            self.weight_quantizer = WeightScale(self.weight, learned=recipe.weights == "binary", centred=recipe.centred)
+        elif recipe.weights == "lsq":
+            self.weight_quantizer = LearnedStep(recipe.bits, signed=True, shape=(source.out_features, 1))
+        self.input_quantizer = LearnedStep(recipe.bits, signed=True) if inputs == "lsq" else nn.Identity()
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
@@ -90,8 +98,8 @@ class QuantizedAttention(nn.Module):
     def __init__(self, source: Attention, recipe: Recipe) -> None:
         super().__init__()
         width, self.heads, self.recipe, self.active = source.proj.in_features, source.heads, recipe, True
-        self.qkv = QuantizedLinear(source.qkv, recipe.weights, recipe.inputs, recipe.bits)
-        self.proj = QuantizedLinear(source.proj, recipe.weights, recipe.inputs, recipe.bits)
+        self.qkv = QuantizedLinear(source.qkv, recipe, recipe.inputs)
+        self.proj = QuantizedLinear(source.proj, recipe, recipe.inputs)
         size, heads = width // self.heads, (self.heads, 1, 1)
         if recipe.head_norm:
             self.q_norm, self.k_norm = nn.LayerNorm(size, eps=LAYER_NORM_EPSILON), nn.LayerNorm(size, eps=LAYER_NORM_EPSILON)
@@ -99,7 +107,8 @@ class QuantizedAttention(nn.Module):
             self.q_step, self.k_step, self.v_step = (LearnedStep(recipe.bits, signed=True, shape=heads) for _ in range(3))
             self.map_step = LearnedStep(recipe.bits, signed=False, shape=heads)
         if recipe.attention == "headwise":
-            self.map_scale = nn.Parameter(torch.full(heads, 0.0))
+            self.map_scale = nn.Parameter(torch.zeros(heads))
+            self.head_scales = nn.Parameter(torch.ones(3, *heads))
         self.begun = False
         self.seen: dict[str, Tensor] = {}
 
@@ -108,13 +117,16 @@ class QuantizedAttention(nn.Module):
         batch, tokens, width = x.shape
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         if not self.begun:
-            self._begin(q, k)
+            self._begin(q, k, v)
         if self.recipe.head_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         self.seen = {"q": q, "k": k}
         kind = self.recipe.attention if self.active else "float"
         if kind == "lsq":
             q, k, v = self.q_step(q), self.k_step(k), self.v_step(v)
+        elif kind == "headwise":
+            # a sign(clip(x / a)), a learned for each head
+            q, k, v = (scale * sign(each / scale) for scale, each in zip(self.head_scales.abs().clamp(min=1e-3), (q, k, v), strict=True))
         elif kind != "float":
             q, k, v = sign(q), sign(k), sign(v)
         scores = q @ k.mT * q.shape[-1] ** -0.5
@@ -122,7 +134,7 @@ class QuantizedAttention(nn.Module):
         mixed = self._map(kind, scores) @ v
         return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
 
-    def _begin(self, q: Tensor, k: Tensor) -> None:
+    def _begin(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         """Norms begin with the spread that q and k have without them, the thresholds with the mean of a row."""
         self.begun = True
         if self.recipe.head_norm:
@@ -130,6 +142,9 @@ class QuantizedAttention(nn.Module):
                 norm.weight.data.fill_(x.detach().std(-1).mean())
         if self.recipe.attention == "headwise":
             self.map_scale.data.fill_(1 / q.shape[-2])
+            self.head_scales.data[2].fill_(v.detach().abs().mean())
+            for index, norm in enumerate((self.q_norm, self.k_norm)):
+                self.head_scales.data[index].copy_(norm.weight.detach().mean().expand_as(self.head_scales[index]))
 
     def _map(self, kind: str, scores: Tensor) -> Tensor:
         """The attention map (B, heads, tokens, tokens)."""
@@ -161,8 +176,8 @@ class QuantizedMlp(nn.Module):
 
     def __init__(self, source: Mlp, recipe: Recipe) -> None:
         super().__init__()
-        self.fc1 = QuantizedLinear(source.fc1, recipe.weights, recipe.mlp_inputs, recipe.bits)
-        self.fc2 = QuantizedLinear(source.fc2, recipe.weights, recipe.mlp_inputs, recipe.bits)
+        self.fc1 = QuantizedLinear(source.fc1, recipe, recipe.mlp_inputs)
+        self.fc2 = QuantizedLinear(source.fc2, recipe, recipe.mlp_inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, tokens, width) to the same shape."""
