@@ -3,12 +3,14 @@
 from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from .. import isa
 from ..arith import delay
-from ..config import MODES, CoreConfig
+from ..config import MODES, NARROW, CoreConfig
 from ..scratchpad import READ_LATENCY, ReadPort
 from .mac_array import StationarySignature
+from .unpack import StationaryUnpack
 
 __all__ = ["StationaryFetch"]
 
@@ -17,7 +19,8 @@ class StationaryFetch(wiring.Component):
     """First part of the array engine: accepts a MATMUL, fills the shadow registers tile by tile.
 
     With the instruction accepted in cycle a, tile t is read in cycles f(t) .. f(t) + L - 1, without a pause, where
-    ``f(t) = max(a + 1, f(t - 1) + L, s(t - 1))`` and s(t - 1) is the cycle in which the tile before it is swapped in.
+    ``f(t) = max(a + 1, f(t - 1) + L, s(t - 1))`` and s(t - 1) is the cycle in which the tile before it is swapped in. Where a stored
+    word has the values of several rows of the array (``stationary_packing``), it is read in the cycle of the first of them.
 
     Parameters
     ----------
@@ -79,9 +82,23 @@ class StationaryFetch(wiring.Component):
             (Cat(modes).all(), isa.Error.FIELD),
             ((body.form.as_value() > max(form.value for form in isa.Form)), isa.Error.FIELD),
             (packed, isa.Error.FIELD),
+            (self._misfit(body), isa.Error.FIELD),
             (last_block >= blocks, isa.Error.ADDRESS),
             *maps,
         ]
+
+    def _misfit(self, body) -> Value:
+        """Whether the operands are described as this core, or as their mode, does not have them."""
+        packing, lanes = _packing(body.mode), self.config.lanes
+        unit = body.codebook == isa.Codebook.UNIT
+        misfit = (body.stationary_packing < packing) | ((body.direction == isa.LoadDirection.COLUMN) & (body.stationary_packing != packing))
+        if not self.config.packed_weights:
+            misfit = body.stationary_packing != 0
+        if not self.config.narrow:
+            return misfit | Cat(unit, body.moving_zero, body.k_skip, body.k_pad).any()
+        misfit |= unit & (body.mode != isa.Mode.BINARY) & (body.mode != isa.Mode.LOG2)
+        misfit |= (body.moving_zero != 0) & (body.mode != isa.Mode.INT4)
+        return misfit | (body.k_skip >= lanes) | (body.k_pad >= lanes)
 
     def elaborate(self, platform):
         m = Module()
@@ -101,17 +118,20 @@ class StationaryFetch(wiring.Component):
         word = Signal(range(self.config.lanes))
         k, n = Signal(10), Signal(10)
         address, tile, column = (Signal(isa.ADDRESS, name=name) for name in ("address", "tile", "column"))
-        fire, last = Signal(), Signal()
+        fire, last, fresh = Signal(), Signal(), Signal()
         m.d.comb += [
             fire.eq(loading & ((word != 0) | ~self.full | self.swap)),
             last.eq(word == self.config.lanes - 1),
-            self.read.enable.eq(fire),
+            fresh.eq(self._fresh(body, word)),
+            self.read.enable.eq(fire & fresh),
             self.read.address.eq(address),
         ]
         with m.If(self.swap):
             m.d.sync += self.full.eq(0)
         with m.If(fire):
-            m.d.sync += [word.eq(word + 1), address.eq(address + body.stationary_word)]
+            m.d.sync += word.eq(word + 1)
+            with m.If(fresh):
+                m.d.sync += address.eq(address + body.stationary_word)
             with m.If(last):
                 m.d.sync += [self.full.eq(1), word.eq(0), k.eq(k + 1)]
                 m.d.sync += [tile.eq(tile + body.stationary_k), address.eq(tile + body.stationary_k)]
@@ -129,10 +149,34 @@ class StationaryFetch(wiring.Component):
                     m.d.comb += self.error.eq(error)
                     m.d.sync += [loading.eq(0), handed.eq(1)]
 
+        later = {"direction": body.direction, **({"mode": body.mode} if self.config.narrow else {})}
         m.d.comb += [
             self.stationary.valid.eq(delay(m, fire, READ_LATENCY, name="valid", reset_less=False)),
             self.stationary.first.eq(delay(m, fire & (word == 0), READ_LATENCY, name="first", reset_less=False)),
-            self.stationary.direction.eq(delay(m, body.direction, READ_LATENCY, name="direction")),
-            self.stationary.data.eq(self.read.data),
+            *(getattr(self.stationary, name).eq(delay(m, value, READ_LATENCY, name=name)) for name, value in later.items()),
+            self.stationary.data.eq(self._unpack(m, body, fresh)),
         ]
         return m
+
+    def _fresh(self, body, word: Value) -> Value:
+        """Whether this word of a tile begins a stored word."""
+        if not self.config.packed_weights:
+            return Const(1)
+        begins = Cat(Const(1, 1), *(~word[:log2].any() for log2 in range(1, 4)))
+        return begins.bit_select((body.stationary_packing - _packing(body.mode))[:2], 1)
+
+    def _unpack(self, m: Module, body, fresh: Value) -> Value:
+        """The words that were read, as the array takes them."""
+        if not self.config.packed_weights:
+            return self.read.data
+        m.submodules.unpack = unpack = StationaryUnpack(self.config)
+        for name, value in {"stored": body.stationary_packing, "packing": _packing(body.mode), "fresh": fresh}.items():
+            m.d.comb += getattr(unpack, name).eq(delay(m, value, READ_LATENCY, name=name))
+        m.d.comb += unpack.i.eq(self.read.data)
+        return unpack.o
+
+
+def _packing(mode: Value) -> Value:
+    """log2 of the values that the array takes of a byte."""
+    packings = {isa.Mode[name.upper()]: exact_log2(8 // bits) for name, bits in NARROW.items()}
+    return Array(packings.get(isa.Mode(code), 0) for code in range(len(MODES)))[mode.as_value()]

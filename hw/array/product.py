@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from amaranth import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+from amaranth import Array, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.hdl import ShapeLike
 from amaranth.lib import data
 from amaranth.utils import ceil_log2
@@ -20,20 +20,14 @@ _BIAS = {"int4": 256, "int2": 16}
 
 
 def popcount(m: Module, name: str, bits: Value) -> Value:
-    """Number of ones, in ``len(bits).bit_length()`` bits: full adders, which map to LUTs and not to carry chains."""
-    column, result = list(bits), []
-    while column:
-        carries = []
-        while len(column) > 1:
-            (a, b, c), column = (*column, Const(0))[:3], column[3:]
-            index = f"{name}_{len(result)}_{len(carries)}"
-            parity, carry = Signal(name=f"{index}_parity"), Signal(name=f"{index}_carry")
-            m.d.comb += [parity.eq(a ^ b ^ c), carry.eq(a & b | a & c | b & c)]
-            column.append(parity)
-            carries.append(carry)
-        result.append(column[0])
-        column = carries
-    return Cat(*result)[: len(bits).bit_length()]
+    """Number of ones of 8 bits, in 4 bits: two nibbles by table, and their sum in LUTs and not in a carry chain."""
+    low, high = (Signal(3, name=f"{name}_{part}") for part in ("low", "high"))
+    for nibble, count in ((bits[:4], low), (bits[4:], high)):
+        m.d.comb += count.eq(Array(Const(number.bit_count(), 3) for number in range(16))[nibble])
+    carry = Signal(name=f"{name}_carry")
+    m.d.comb += carry.eq(low[1] & high[1] | (low[1] | high[1]) & low[0] & high[0])
+    # Both are at most 4: two carries never meet.
+    return Cat(low[0] ^ high[0], low[1] ^ high[1] ^ (low[0] & high[0]), low[2] ^ high[2] ^ carry, low[2] & high[2])
 
 
 def bias(config: CoreConfig, mode: Value) -> Value:
