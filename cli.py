@@ -20,6 +20,7 @@ from .compiler.compile import compile_network
 from .hw.config import LANES, PRESETS, preset
 from .model.network import ImageFormat, IntegerNetwork
 from .model.networks import ARCHITECTURES, SHIPPED, integer_network, network_structure, samples
+from .model.part import part
 from .model.quantize import SCHEMES, quantize_checkpoint
 from .sim.html_report import html_report
 from .sim.report import compare, model_timings, report
@@ -127,6 +128,8 @@ def _add_network(command: argparse.ArgumentParser) -> None:
     command.add_argument("network", metavar="NET", help="name of a network, or a quantised network's file")
     weights = "weights for the named network: a quantised network's file, or a float checkpoint with timm's names"
     command.add_argument("--checkpoint", metavar="F", type=Path, help=weights)
+    only = "only these layers and what they consist of: blocks.0; norm,head"
+    command.add_argument("--layers", metavar="NAME,…", type=lambda text: text.split(","), help=only)
 
 
 def _add_config(command: argparse.ArgumentParser, *, otherwise: str = "") -> None:
@@ -157,7 +160,9 @@ def _report(given: argparse.Namespace) -> int:
         raise ValueError("report takes --preset, --compare or both")
     if given.clock is not None and not 0 < given.clock < float("inf"):
         raise ValueError(f"--clock must be more than 0 MHz, not {given.clock}")
-    network = _network(given.network, given.checkpoint, weights=False)
+    network = _network(given, weights=False)
+    if given.layers:
+        network = part(network, given.layers)
     programs = {each: compile_network(network, preset(each, given.settings)) for each in dict.fromkeys([name, *presets])}
     reports = {each: report(program, preset=each, clock_mhz=given.clock) for each, program in programs.items()}
     content = reports[name]
@@ -190,9 +195,9 @@ def _compared(text: str) -> list[str]:
 
 def _simulate(given: argparse.Namespace) -> int:
     config = preset(given.preset, given.settings)
-    network = _network(given.network, given.checkpoint)
+    network = _network(given)
     images, labels = _images(given, network)
-    result = simulate(network, config, images, labels, progress=_progress)
+    result = simulate(network, config, images, labels, layers=given.layers or (), progress=_progress)
     content = result.content(preset=given.preset)
     if given.json:
         write_json(content, given.json)
@@ -246,9 +251,12 @@ def _check_outputs(paths: list[str]) -> None:
             )
 
 
-def _network(name: str, checkpoint: Path | None, *, weights: bool = True) -> IntegerNetwork:
+def _network(given: argparse.Namespace, *, weights: bool = True) -> IntegerNetwork:
     """A built-in network, with the user's weights if given, or the one in a file; without ``weights`` it may have only its shapes."""
+    name, checkpoint, layers = given.network, given.checkpoint, given.layers
     if name in ARCHITECTURES:
+        if layers:
+            part(network_structure(name), layers)  # refuses wrong ones before the work
         network = integer_network(name, checkpoint) if weights or checkpoint else network_structure(name)
         if checkpoint or name not in SHIPPED:
             _progress(f"{name}: {network.origin}")

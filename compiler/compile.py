@@ -265,12 +265,15 @@ def _resolve(instruction: Instruction, buffers: dict[str, Buffer], regions: dict
 
 
 def pack_input(program: Program, patches: NDArray[np.int8]) -> bytes:
-    """The input region's bytes. patches : (patches, channels * patch**2) int8, one image of :func:`..model.golden.patches`."""
+    """The input region's bytes. patches : (patches, channels * patch**2) int8, one image of :func:`..model.golden.patches`.
+
+    Of a part of a network (:func:`..model.part.part`): its input tensor, (rows, groups * channels) int8.
+    """
     layout = program.layouts[program.input]
     shape = layout.rows, layout.groups * layout.channels
     if patches.shape != shape or patches.dtype != np.int8:
         raise ValueError(f"the input is int8 of shape {shape}, not {patches.dtype} of shape {patches.shape}")
-    return layout.pack(patches)
+    return layout.pack(patches, program.image.network.tensor(program.input).zero_point)
 
 
 def unpack_output(program: Program, name: str, content: bytes) -> NDArray[np.int32]:

@@ -15,7 +15,7 @@ from .constants import MemoryImage
 from .layout import ceil_div
 from .memory import Ring
 from .program import WEIGHTS, Access, Buffer, Instruction, Layer, Port, Space, TensorSlice
-from .row_map import RowMap
+from .row_map import RowMap, runs
 
 __all__ = ["Emitter", "Piece", "Plan", "phases"]
 
@@ -87,6 +87,7 @@ class Emitter:
         self.pieces: dict[str, list[Piece]] = {}
         self.row_maps: dict[str, bytes] = {}
         self.loaded_rows = 0  # of the input
+        self.stored = {name: np.zeros(self.layouts[name].rows, bool) for name in network.outputs}
         #: By tensor and row: words that the instructions so far write.
         self.written = {name: np.zeros(layout.rows, np.int64) for name, layout in self.layouts.items()}
         #: Tensors whose rows are an operand's K: in whole tiles.
@@ -254,15 +255,16 @@ class Emitter:
         size = {"rows": len(rows), "words": words, "stride": 0, "address": row_map.base + word}
         return TensorSlice(tensor=tensor, row=int(rows[0]), word=int(firsts[0]), padding=padding, places=tuple(places), **size)
 
-    def ensure_input(self, layer: str, row: int, rows: int) -> None:
-        """LOAD the rows of the input up to ``row + rows`` that are not there yet."""
+    def source(self, layer: str, tensor: str, row: int, rows: int) -> Piece:
+        """Where all groups of these rows lie; LOAD rows of the network's input that are not there yet."""
         end = row + rows
-        if end > self.loaded_rows:
+        if tensor == self.network.input and end > self.loaded_rows:
             name, start = self.network.input, self.loaded_rows
             piece = self.whole(name)
-            part = self.slice(piece, name, start, end - start, 0, self.buffers[piece.buffer].width, 0)
+            part = self.slice(piece, name, start, end - start, 0, self.buffers[piece.buffer].width, self.tensors[name].zero_point)
             self.load_rows(layer, "input", start, piece.buffer, start, end - start, part)
             self.loaded_rows = end
+        return self.whole(tensor, row)
 
     def store(self, layer: str, tensor: str, row: int, rows: int) -> None:
         """STORE rows of an output to external memory."""
@@ -271,6 +273,14 @@ class Emitter:
         access = Access(port=Port.STORE, buffer=piece.buffer, row=row - piece.row, rows=rows, words=width)
         anchors = {"source": (piece.buffer, access.row * width), "memory": (tensor, row * width)}
         self.emit(isa.Opcode.STORE, layer=layer, fields={"words": rows * width}, anchors=anchors, reads=(access,))
+        self.stored[tensor][row : row + rows] = True
+
+    def store_rest(self) -> None:
+        """STORE the rows of outputs that are not stored yet."""
+        for operator in self.network.operators:
+            left = np.flatnonzero(~self.stored.get(operator.output, np.ones(0, bool)))
+            for row, rows in runs(left) if len(left) else []:
+                self.store(operator.name, operator.output, row, rows)
 
     def cuts(self, span: tuple[int, int], first: int, count: int, split: int) -> list[tuple[int, int]]:
         """Cut rows ``first`` .. at the places that all operators on ``span`` (first row, rows) have in common: (first row, rows)."""

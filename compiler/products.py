@@ -45,14 +45,12 @@ def linear(emitter: Emitter, operator: Linear, row: int, rows: int, *, lead: boo
     for first, count in emitter.cuts(span, row + operator.output_row, rows, 2 * split if lead else split):
         first -= operator.output_row
         source_row = first + operator.input_row
-        if operator.input == network.input:
-            emitter.ensure_input(name, source_row, count)
-        source = emitter.whole(operator.input, source_row)
+        source = emitter.source(name, operator.input, source_row, count)
         k_tiles = emitter.layouts[operator.input].width
         moving = Access(port=Port.MOVING, buffer=source.buffer, row=source_row - source.row, rows=count, words=k_tiles)
         for result in _results(emitter, operator, first, count, k_tiles, lead=lead, pieces=pieces):
             _linear_matmul(emitter, operator, first, moving, result)
-        if operator.output in network.outputs:
+        if operator.output in network.outputs and not operator.mapped:
             emitter.store(name, operator.output, first + operator.output_row, count)
 
 
@@ -140,11 +138,11 @@ def _residual(emitter: Emitter, operator: Linear, row: int, rows: int, result: R
             emitter.load_rows(operator.name, buffer, row, buffer, row, rows)
         return (Access(port=Port.RESIDUAL, buffer=buffer, row=row, rows=rows, **tile),)
     if result.row_map and operator.residual_mapped:
-        source = emitter.whole(operator.residual)
+        source = emitter.source(operator.name, operator.residual, 0, emitter.layouts[operator.residual].rows)
         _same_width(emitter, operator, emitter.buffers[source.buffer].width, result.row_map.width)
         return result.row_map.accesses(source.buffer, Port.RESIDUAL, result.tile, result.tiles)
     row += 0 if operator.mapped else operator.output_row
-    source = emitter.whole(operator.residual, row)
+    source = emitter.source(operator.name, operator.residual, row, rows)
     if not operator.mapped:
         _same_width(emitter, operator, emitter.buffers[source.buffer].width, emitter.buffers[piece.buffer].width)
     return (Access(port=Port.RESIDUAL, buffer=source.buffer, row=row - source.row, rows=rows, **tile),)
@@ -227,7 +225,8 @@ def matmul(
 def average_pool(emitter: Emitter, operator: AveragePool) -> None:
     """A row of ones times all rows, which are K."""
     name, lanes = operator.name, emitter.config.lanes
-    source, layout = emitter.whole(operator.input), emitter.layouts[operator.input]
+    layout = emitter.layouts[operator.input]
+    source = emitter.source(name, operator.input, 0, layout.rows)
     target = emitter.whole(operator.output)
     tiles = emitter.buffers[target.buffer].width
     k_tiles, width = ceil_div(layout.rows, lanes), emitter.buffers[source.buffer].width

@@ -72,7 +72,8 @@ def norm(emitter: Emitter, operator: LayerNorm, row: int, rows: int) -> None:
 def _norm_part(emitter: Emitter, operator: LayerNorm, row: int, rows: int, target_row: int) -> None:
     """One NORM of input rows ``row`` ..; ``target_row`` is one of the rows that the output's buffer holds."""
     name, layout = operator.name, emitter.layouts[operator.output]
-    source, target = emitter.whole(operator.input, row), emitter.whole(operator.output, target_row if operator.mapped else row)
+    source = emitter.source(name, operator.input, row, rows)
+    target = emitter.whole(operator.output, target_row if operator.mapped else row)
     channels, zero_out = layout.groups * layout.channels, emitter.tensors[operator.output].zero_point
     block, blocks = emitter.load_norm_constants(name)
     parts = _row_fields(emitter, source, target, row, rows)

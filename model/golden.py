@@ -11,7 +11,7 @@ from .matmul import int8_matmul, log2_matmul
 from .network import AttentionScores, AttentionValues, AveragePool, Form, ImageFormat, IntegerNetwork, LayerNorm, Linear, LogSoftmax
 from .requantize import apply_table, requantize, requantize_raw, requantize_residual
 
-__all__ = ["patches", "predict", "run"]
+__all__ = ["patches", "predict", "run", "run_from"]
 
 Tensors = dict[str, NDArray]
 
@@ -38,7 +38,11 @@ def run(network: IntegerNetwork, images: NDArray[np.uint8]) -> Tensors:
     images : (B, channels, size, size) uint8. Result: by tensor name, (B, rows, groups * channels): int8 for 8-bit tensors (softmax codes as
     0..15, the network's input included), int32 for 32-bit ones. Rows that no operator writes are 0.
     """
-    rows = patches(network.image, images)
+    return run_from(network, patches(network.image, images))
+
+
+def run_from(network: IntegerNetwork, rows: NDArray[np.int8]) -> Tensors:
+    """As :func:`run`, from the values of the network's input: (B, rows, groups * channels) int8."""
     tensors = {t.name: np.zeros((rows.shape[0], *t.shape), np.int32 if t.bits == 32 else np.int8) for t in network.tensors}
     tensors[network.input][...] = rows
     for constant in network.constants:

@@ -19,6 +19,7 @@ from ..hw import isa
 from ..hw.config import CoreConfig
 from ..model import golden
 from ..model.network import IntegerNetwork
+from ..model.part import part, part_input
 from . import trace
 from .conversion import core_verilog
 from .report import layer_rows, model_timings, report
@@ -51,7 +52,7 @@ class SimulationResult:
     differences : list of str
         Everything else that is not as it must be: runs that did not end, cycles that are not the timing model's.
     predictions, labels : list of int
-        Class of each image as the core's logits say; what it should be, or empty.
+        Class of each image as the core's logits say; what it should be, or empty. Both are empty for a part of a network.
     layer_cycles : list of int
         Cycles of each layer in the first run, from the core's events.
     cycles : list of int
@@ -112,30 +113,34 @@ def simulate(
     images: NDArray[np.uint8],
     labels: Sequence[int] | None = None,
     *,
+    layers: Sequence[str] = (),
     progress: Callable[[str], None] = lambda text: None,
     plusargs: Sequence[str] = (),
 ) -> SimulationResult:
     """Compile ``network`` and run it on each of ``images``, in one simulation of the core's RTL.
 
     images : (n, channels, size, size) uint8.
+    layers : names of layers, if not all are wanted (:func:`..model.part.part`); they start from the golden values of those before.
     plusargs : more options of ``testbench.v``. With stalls the cycles differ from the model's.
     """
     began = time.perf_counter()
-    tensors = golden.run(network, images)
-    program = compile_network(network, config)
+    chosen = part(network, layers) if layers else network
+    program = compile_network(chosen, config)
     trace.check_coverage(program)
-    result = SimulationResult(program=program, labels=[int(label) for label in labels] if labels is not None else [])
+    tensors = golden.run_from(chosen, part_input(network, chosen, images))
+    logits = [] if layers else network.outputs
+    result = SimulationResult(program=program, labels=[int(label) for label in labels] if logits and labels is not None else [])
     progress(f"{len(program.instructions)} instructions; building the core's model, minutes the first time")
     model = core_model(config, program)
     result.elaborate_seconds, result.compile_seconds = model.elaborate_seconds, model.compile_seconds
     with tempfile.TemporaryDirectory(prefix="vitloom-") as name:
         folder = Path(name)
-        write_job(folder, program, [pack_input(program, rows) for rows in tensors[network.input]])
+        write_job(folder, program, [pack_input(program, rows) for rows in tensors[chosen.input]])
         progress(f"simulating {len(images)} runs")
         options = [*memory_plusargs(program), "trace", *plusargs]
         run(model, _BENCH, test_dir=folder, plusargs=options)
         progress("comparing")
-        _examine(folder, program, network, tensors, result)
+        _examine(folder, program, logits, tensors, result)
     result.wall_seconds = round(time.perf_counter() - began, 3)
     return result
 
@@ -181,8 +186,8 @@ def _hex(content: bytes, size: int) -> str:
     return np.frombuffer(content, np.uint8).reshape(-1, size)[:, ::-1].tobytes().hex("\n", size)
 
 
-def _examine(folder: Path, program: Program, network: IntegerNetwork, tensors: dict[str, NDArray], result: SimulationResult) -> None:
-    """Hold what the bench wrote against the models."""
+def _examine(folder: Path, program: Program, logits: Sequence[str], tensors: dict[str, NDArray], result: SimulationResult) -> None:
+    """Hold what the bench wrote against the models; the sum of the outputs ``logits``, if there are any, says the class."""
     model, total = model_timings(program)
     runs = json.loads((folder / "runs.json").read_text())
     for index, entry in enumerate(runs):
@@ -191,7 +196,8 @@ def _examine(folder: Path, program: Program, network: IntegerNetwork, tensors: d
         result.add(*trace.compare_values(program, seen, golden_run, index))
         outputs = trace.read_outputs(folder, program, index)
         result.add(*trace.compare_outputs(outputs, golden_run, index))
-        result.predictions.append(int(np.argmax(sum(outputs[name][0].astype(np.int64) for name in network.outputs))))
+        if logits:
+            result.predictions.append(int(np.argmax(sum(outputs[name][0].astype(np.int64) for name in logits))))
         found = trace.compare_timing(program, seen, model)
         if entry["status"] != _DONE:
             error = isa.Error(entry["error"]).name

@@ -139,6 +139,25 @@ def test_a_checkpoint_gives_a_named_network_its_weights(run, refused, tmp_path, 
     assert "goes with the name of a network" in refused("report", network_file, "--preset", "l8", "--checkpoint", checkpoint)
 
 
+def test_some_layers_are_reported_alone(run, refused):
+    command = ("report", "deit_tiny", "--preset", "l16", "--layers")
+    status, out, _ = run(*command, "blocks.3,blocks.4.norm1", "--json", "-")
+    content = json.loads(out)
+    assert (status, content["network"]) == (0, "deit_tiny (blocks.3,blocks.4.norm1)")
+    assert [layer["name"] for layer in content["layers"]][7:] == ["blocks.3.mlp.fc1", "blocks.3.mlp.fc2", "blocks.4.norm1"]
+    assert "no layer 'blocks.99'; there are patch_embed, blocks.0" in refused(*command, "blocks.99")
+    assert "no layer ''" in refused(*command, "")
+    assert "blocks.1.norm1 lies between" in refused(*command, "blocks.0,blocks.2")
+
+
+def test_some_layers_are_simulated_alone(run):
+    status, out, _ = run("simulate", "digits_vit", "--preset", "l8", "--layers", "blocks.1", "--json", "-")
+    content = json.loads(out)
+    assert (status, content["bit_exact"], content["differences"]) == (0, True, [])
+    assert (content["predictions"], content["labels"]) == ([], [])
+    assert {layer["name"].split(".")[1] for layer in content["layers"]} == {"1"}
+
+
 def test_unknown_names_are_refused_with_the_known_ones(refused, tmp_path):
     assert "digits_vit" in refused("report", "digit_vit", "--preset", "l8")
     assert "ulx3s-85f" in refused("report", "digits_vit", "--preset", "l9")
@@ -231,7 +250,7 @@ def outcome(network, config, **found):
     ],
 )
 def test_the_exit_status_says_whether_everything_agreed(run, monkeypatch, tmp_path, found, status, said):
-    monkeypatch.setattr(cli, "simulate", lambda network, config, images, labels, progress: outcome(network, config, **found))
+    monkeypatch.setattr(cli, "simulate", lambda network, config, images, labels, **_: outcome(network, config, **found))
     got, out, _ = run("simulate", "digits_vit", "--preset", "l8", "--json", tmp_path / "r.json")
     assert (got, said in out) == (status, True)
     assert json.loads((tmp_path / "r.json").read_text())["total"]["cycles_rtl"] == 9
@@ -252,7 +271,7 @@ def test_a_simulation_that_breaks_says_so_in_one_line(run, monkeypatch, raised, 
 def test_one_channel_may_be_left_out_of_an_image(run, monkeypatch, tmp_path):
     seen = []
 
-    def look(network, config, images, labels, progress):
+    def look(network, config, images, labels, **_):
         seen.append((images, labels))
         return outcome(network, config, labels=[])
 

@@ -9,6 +9,7 @@ from vitloom.compiler.compile import compile_network
 from vitloom.hw.config import preset
 from vitloom.model import golden
 from vitloom.model.networks import integer_network, samples
+from vitloom.model.part import part
 from vitloom.sim import conversion
 from vitloom.sim import simulate as simulate_module
 from vitloom.sim.report import model_timings
@@ -131,6 +132,31 @@ def test_digits_on_eight_lanes():
     assert (result.mismatches, result.differences) == ([], [])
     assert result.values_compared == values_of(network, 3)
     assert result.predictions == result.labels
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "lanes"),
+    [
+        ("tiny_network", ["blocks.0"], 4),
+        ("tiny_network", ["blocks.0"], 8),
+        ("tiny_network", ["patch_embed"], 4),
+        ("tiny_network", ["norm", "head"], 4),
+        ("tiny_swin_network", ["patch_embed"], 8),
+        ("tiny_swin_network", ["layers.0"], 8),
+        ("tiny_swin_network", ["layers.1", "norm", "pool"], 8),
+    ],
+)
+def test_a_part_of_a_network_agrees_as_well(request, tiny_config, name, layers, lanes):
+    network = request.getfixturevalue(name)
+    form = network.image
+    images = np.random.default_rng(7).integers(0, 256, (2, form.channels, form.size, form.size), dtype=np.uint8)
+    swin = {"scratchpad_bytes": 1 << 17, "accumulator_rows": 64, "norm_channels": 128, "program_depth": 1024}
+    result = simulate(network, tiny_config(lanes, **(swin if "swin" in name else {})), images, [1, 2], layers=layers)
+    cut = part(network, layers)
+    assert (result.mismatches, result.differences) == ([], [])
+    assert result.values_compared == values_of(cut, 2)
+    assert (result.predictions, result.labels) == ([], [])
+    assert [layer.name for layer in result.program.layers] == [operator.name for operator in cut.operators]
 
 
 def test_outputs_have_the_memorys_byte_order(tiny_network, tiny_config, tmp_path):
