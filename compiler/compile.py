@@ -28,7 +28,7 @@ _ANY_DEPTH = 1 << 20
 #: A plan that takes so much longer than its busiest engine is good enough.
 _GOOD = 1.003
 #: Instructions of all plans that are tried, at most, once one fits.
-_EFFORT = 8_000
+_EFFORT = 6_000
 
 
 def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:

@@ -60,7 +60,7 @@ class CoreConfig:
     norm_channels: int = 2048
     tables: int = 2
     map_rows: int = 4096
-    program_depth: int = 4096
+    program_depth: int = 8192
     queue_depth: int = 16
     memory_bytes_per_cycle: int = 16
     memory_latency: int = 30
