@@ -22,11 +22,14 @@ from .model.network import ImageFormat, IntegerNetwork
 from .model.networks import ARCHITECTURES, SHIPPED, integer_network, network_structure, samples
 from .model.part import part
 from .model.quantize import SCHEMES, quantize_checkpoint
+from .model.synthetic import shaped_noise
 from .sim.html_report import html_report
 from .sim.report import compare, model_timings, report
 from .sim.report_text import json_text, layers_csv, print_comparison, print_report, write_json, write_text
+from .sim.result_text import print_result
 from .sim.runner import SimulationError
-from .sim.simulate import SimulationResult, simulate
+from .sim.simulate import simulate
+from .sim.stalls import check_seed
 from .sim.timeline import windows
 
 __all__ = ["main"]
@@ -34,6 +37,8 @@ __all__ = ["main"]
 _DISAGREED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
 #: Options that name a file for the result.
 _OUTPUTS = ("json", "csv", "html")
+#: Of images for networks without samples: other ones than synthetic weights are calibrated on.
+_NOISE_SEED = 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -87,6 +92,7 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
     _add_network(command)
     command.add_argument("--samples", metavar="N", type=int, help="run the first N of the network's sample images (default 1)")
     command.add_argument("--image", metavar="F", type=Path, help="run this image: .npy, uint8, (channels, height, width)")
+    command.add_argument("--stalls", metavar="SEED", type=int, help="let the memory stall at random; cycles are then only bounded")
     _add_config(command)
     _add_json(command)
     command.set_defaults(run=_simulate)
@@ -195,15 +201,17 @@ def _compared(text: str) -> list[str]:
 
 def _simulate(given: argparse.Namespace) -> int:
     config = preset(given.preset, given.settings)
+    if given.stalls is not None:
+        check_seed(given.stalls)
     network = _network(given)
     images, labels = _images(given, network)
-    result = simulate(network, config, images, labels, layers=given.layers or (), progress=_progress)
+    result = simulate(network, config, images, labels, layers=given.layers or (), stalls=given.stalls, progress=_progress)
     content = result.content(preset=given.preset)
     if given.json:
         write_json(content, given.json)
     if given.json != "-":
         print_report(content, sys.stdout)
-        _print_result(result, network)
+        print_result(result, network.labels, sys.stdout)
     return 0 if result.agreed else _DISAGREED
 
 
@@ -282,9 +290,8 @@ def _images(given: argparse.Namespace, network: IntegerNetwork) -> tuple[NDArray
         if count > len(images):
             raise ValueError(f"{given.network} has {len(images)} samples, not {count}")
         return images[:count], labels[:count].tolist()
-    _progress(f"{network.name} has no sample images; noise is compared as well")
-    shape = (count, network.image.channels, network.image.size, network.image.size)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), None
+    _progress(f"{network.name} has no sample images; the image is noise with the spectrum of photographs")
+    return shaped_noise(count, network.image.channels, network.image.size, _NOISE_SEED), None
 
 
 def _load_image(path: Path, image: ImageFormat) -> NDArray[np.uint8]:
@@ -311,20 +318,3 @@ def _load_array(path: Path) -> NDArray:
 
 def _describe(array: NDArray) -> str:
     return f"{array.dtype} of shape {array.shape}"
-
-
-def _print_result(result: SimulationResult, network: IntegerNetwork) -> None:
-    names = network.labels or [str(index) for index in range(max(result.predictions, default=-1) + 1)]
-    for index, prediction in enumerate(result.predictions):
-        label = f", label {names[result.labels[index]]}" if result.labels else ""
-        print(f"image {index}: {names[prediction]}{label}")
-    for entry in result.mismatches:
-        print(f"run {entry.run}: {entry.tensor}[{entry.row}, {entry.column}] is {entry.got}, expected {entry.expected}")
-    for text in result.differences:
-        print(text)
-    verdict = "all equal" if result.bit_exact else f"{result.wrong} differ"
-    print(f"{result.values_compared} values compared with the golden model: {verdict}")
-    print(f"cycles of every instruction {'differ from' if result.differences else 'equal'} the timing model's")
-    print(f"{result.cycles_per_second} cycles a second in the simulation, {result.wall_seconds} s in all")
-    if result.elaborate_seconds is not None and result.compile_seconds is not None:
-        print(f"the model, when it was built: {result.elaborate_seconds} s to Verilog, {result.compile_seconds} s to compile")

@@ -216,6 +216,15 @@ def test_wrong_images_are_refused(refused, tmp_path):
     assert "not both" in refused(*command, tmp_path / "wide.npy", "--samples", 2)
 
 
+def test_the_memory_may_stall_and_then_cycles_are_only_bounded(run, refused):
+    command = ("simulate", "digits_vit", "--preset", "l8", "--layers", "head", "--stalls")
+    status, out, _ = run(*command, 5)
+    assert status == 0
+    assert "memory stalls of seed 5, not predicted: cycles bounded by" in out
+    assert "equal the timing model's" not in out
+    assert "the seed of stalls must be 1 to 4294967295, not 0" in refused(*command, 0)
+
+
 def test_wrong_numbers_of_samples_are_refused(refused):
     assert "at least 1, not 0" in refused("simulate", "digits_vit", "--preset", "l8", "--samples", 0)
     assert "has 20 samples, not 21" in refused("simulate", "digits_vit", "--preset", "l8", "--samples", 21)
