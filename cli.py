@@ -290,7 +290,7 @@ def _images(given: argparse.Namespace, network: IntegerNetwork) -> tuple[NDArray
         if count > len(images):
             raise ValueError(f"{given.network} has {len(images)} samples, not {count}")
         return images[:count], labels[:count].tolist()
-    _progress(f"{network.name} has no sample images; the image is noise with the spectrum of photographs")
+    _progress(f"{network.name} has no sample images; noise with the spectrum of photographs is in their place")
     return shaped_noise(count, network.image.channels, network.image.size, _NOISE_SEED), None
 
 

@@ -14,6 +14,7 @@ from vitloom.model.checkpoint import save_checkpoint
 from vitloom.model.float_vit import random_state
 from vitloom.model.networks import ARCHITECTURES, DATA, samples
 from vitloom.model.quantize import SCHEMES
+from vitloom.model.synthetic import shaped_images
 from vitloom.sim.runner import SimulationError
 from vitloom.sim.simulate import SimulationResult
 
@@ -292,6 +293,24 @@ def test_one_channel_may_be_left_out_of_an_image(run, monkeypatch, tmp_path):
     for images, labels in seen:
         np.testing.assert_array_equal(images, image[None])
         assert labels is None
+
+
+def test_a_network_without_samples_gets_noise_like_photographs_and_that_is_said(run, monkeypatch, network_file, tiny_vit):
+    seen = []
+
+    def look(network, config, images, labels, **_):
+        seen.append((images, labels))
+        return outcome(network, config, labels=[])
+
+    monkeypatch.setattr(cli, "simulate", look)
+    status, _, error = run("simulate", network_file, "--preset", "l4", "--samples", 3)
+    assert status == 0
+    assert "tiny has no sample images; noise with the spectrum of photographs is in their place" in error
+    ((images, labels),) = seen
+    assert (images.shape, images.dtype, labels) == ((3, 3, 8, 8), np.uint8, None)
+    spectrum = (np.abs(np.fft.fft2(images)) ** 2).mean((0, 1))
+    assert spectrum[0, 1] + spectrum[1, 0] > 20 * (spectrum[0, 4] + spectrum[4, 0])
+    assert np.any(images[:2] != shaped_images(tiny_vit, 2)), "synthetic weights are calibrated on these"
 
 
 def test_quantize_writes_a_network_that_the_others_take(run, refused, tmp_path, tiny_vit, tiny_images):
