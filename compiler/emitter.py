@@ -15,6 +15,7 @@ from .constants import MemoryImage
 from .layout import ceil_div
 from .memory import Ring
 from .program import WEIGHTS, Access, Buffer, Instruction, Layer, Port, Space, TensorSlice
+from .remedies import TooLong, TooSmall
 from .row_map import RowMap, runs
 
 __all__ = ["Emitter", "Piece", "Plan", "phases"]
@@ -159,6 +160,9 @@ class Emitter:
         return tensor == self.network.input or bool((self.written[tensor][rows] >= self.layouts[tensor].width).all())
 
     def emit(self, opcode: isa.Opcode, **arguments: object) -> None:
+        """Append an instruction; raises :class:`.remedies.TooLong`."""
+        if len(self.instructions) >= self.config.program_depth:
+            raise TooLong
         instruction = Instruction(opcode=opcode, queue=isa.OPCODE_QUEUE[opcode], **arguments)  # type: ignore[arg-type]
         self.instructions.append(instruction)
 
@@ -211,7 +215,8 @@ class Emitter:
         words = self.image.words(f"{layer}.constants")
         blocks = words // isa.NORM_BYTES
         if blocks > self.norm_constants.size:
-            raise ValueError(f"{layer} has {blocks * self.config.lanes} channels; norm_channels allows {self.config.norm_channels}")
+            message = f"{layer} has {blocks * self.config.lanes} channels; norm_channels allows {self.config.norm_channels}"
+            raise TooSmall(message, "norm_channels")
         start, missing = self.norm_constants.request(layer, blocks)
         if missing:
             access = Access(buffer="norm_constants", row=start, rows=blocks)
@@ -231,7 +236,7 @@ class Emitter:
         content = row_map.offsets.astype("<i4").tobytes()
         words = ceil_div(len(content), lanes)
         if words > self.map_words.size:
-            raise ValueError(f"{layer} needs a map of {len(row_map.rows)} rows; map_rows allows {self.config.map_rows}")
+            raise TooSmall(f"{layer} needs a map of {len(row_map.rows)} rows; map_rows allows {self.config.map_rows}", "map_rows")
         start, missing = self.map_words.request(content, words)
         access = Access(buffer="row_map", row=start, rows=words)
         if missing:

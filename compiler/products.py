@@ -46,7 +46,10 @@ def linear(emitter: Emitter, operator: Linear, row: int, rows: int, *, lead: boo
         first -= operator.output_row
         source_row = first + operator.input_row
         source = emitter.source(name, operator.input, source_row, count)
-        k_tiles = emitter.layouts[operator.input].width
+        k_tiles, most = emitter.layouts[operator.input].width, (1 << isa.BODIES[isa.Opcode.MATMUL]["k_tiles"].width) - 1
+        if k_tiles > most:
+            lanes = emitter.config.lanes
+            raise ValueError(f"{name} takes {k_tiles * lanes} channels; with {lanes} lanes a product takes at most {most * lanes}")
         moving = Access(port=Port.MOVING, buffer=source.buffer, row=source_row - source.row, rows=count, words=k_tiles)
         for result in _results(emitter, operator, first, count, k_tiles, lead=lead, pieces=pieces):
             _linear_matmul(emitter, operator, first, moving, result)

@@ -71,7 +71,8 @@ def shaped_images(config: ImageConfig, count: int, seed: int = 0) -> NDArray[np.
 def shaped_noise(count: int, channels: int, size: int, seed: int = 0) -> NDArray[np.uint8]:
     """Noise with the spectrum of photographs: (count, channels, size, size) uint8; deterministic.
 
-    Amplitudes are 1 / frequency, phases random. The channels share nine tenths of their variance, as colours do; each has mean 118 and deviation 60 before it saturates.
+    Amplitudes are 1 / frequency, phases random. The channels share nine tenths of their variance, as colours do; each has mean 118 and
+    deviation 60 before it saturates.
     """
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))

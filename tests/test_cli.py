@@ -197,7 +197,7 @@ def test_files_that_are_no_integer_network_are_refused(refused, tmp_path):
 
 def test_a_network_that_is_too_large_is_refused_with_the_size(refused, network_file):
     assert "8192 too few" in refused("report", "digits_vit", "--preset", "l8", "--set", "scratchpad_bytes=8192")
-    assert "program_depth 32" in refused("report", network_file, "--preset", "l8", "--set", "program_depth=32")
+    assert "--set program_depth=64" in refused("report", network_file, "--preset", "l8", "--set", "program_depth=32")
 
 
 def test_wrong_images_are_refused(refused, tmp_path):
@@ -309,7 +309,7 @@ def test_a_network_without_samples_gets_noise_like_photographs_and_that_is_said(
     ((images, labels),) = seen
     assert (images.shape, images.dtype, labels) == ((3, 3, 8, 8), np.uint8, None)
     spectrum = (np.abs(np.fft.fft2(images)) ** 2).mean((0, 1))
-    assert spectrum[0, 1] + spectrum[1, 0] > 20 * (spectrum[0, 4] + spectrum[4, 0])
+    assert spectrum[0, 1] + spectrum[1, 0] > 4 * (spectrum[0, 4] + spectrum[4, 0])
     assert np.any(images[:2] != shaped_images(tiny_vit, 2)), "synthetic weights are calibrated on these"
 
 
