@@ -20,12 +20,16 @@ from .compiler.compile import compile_network
 from .hw.config import LANES, PRESETS, preset
 from .model.network import ImageFormat, IntegerNetwork
 from .model.networks import ARCHITECTURES, SHIPPED, integer_network, network_structure, samples
+from .model.part import part
 from .model.quantize import SCHEMES, quantize_checkpoint
+from .model.synthetic import shaped_noise
 from .sim.html_report import html_report
 from .sim.report import compare, model_timings, report
 from .sim.report_text import json_text, layers_csv, print_comparison, print_report, write_json, write_text
+from .sim.result_text import print_result
 from .sim.runner import SimulationError
-from .sim.simulate import SimulationResult, simulate
+from .sim.simulate import simulate
+from .sim.stalls import check_seed
 from .sim.timeline import windows
 
 __all__ = ["main"]
@@ -33,6 +37,8 @@ __all__ = ["main"]
 _DISAGREED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
 #: Options that name a file for the result.
 _OUTPUTS = ("json", "csv", "html")
+#: Of images for networks without samples: other ones than synthetic weights are calibrated on.
+_NOISE_SEED = 1
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,6 +92,7 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
     _add_network(command)
     command.add_argument("--samples", metavar="N", type=int, help="run the first N of the network's sample images (default 1)")
     command.add_argument("--image", metavar="F", type=Path, help="run this image: .npy, uint8, (channels, height, width)")
+    command.add_argument("--stalls", metavar="SEED", type=int, help="let the memory stall at random; cycles are then only bounded")
     _add_config(command)
     _add_json(command)
     command.set_defaults(run=_simulate)
@@ -127,6 +134,8 @@ def _add_network(command: argparse.ArgumentParser) -> None:
     command.add_argument("network", metavar="NET", help="name of a network, or a quantised network's file")
     weights = "weights for the named network: a quantised network's file, or a float checkpoint with timm's names"
     command.add_argument("--checkpoint", metavar="F", type=Path, help=weights)
+    only = "only these layers and what they consist of: blocks.0; norm,head"
+    command.add_argument("--layers", metavar="NAME,…", type=lambda text: text.split(","), help=only)
 
 
 def _add_config(command: argparse.ArgumentParser, *, otherwise: str = "") -> None:
@@ -157,7 +166,9 @@ def _report(given: argparse.Namespace) -> int:
         raise ValueError("report takes --preset, --compare or both")
     if given.clock is not None and not 0 < given.clock < float("inf"):
         raise ValueError(f"--clock must be more than 0 MHz, not {given.clock}")
-    network = _network(given.network, given.checkpoint, weights=False)
+    network = _network(given, weights=False)
+    if given.layers:
+        network = part(network, given.layers)
     programs = {each: compile_network(network, preset(each, given.settings)) for each in dict.fromkeys([name, *presets])}
     reports = {each: report(program, preset=each, clock_mhz=given.clock) for each, program in programs.items()}
     content = reports[name]
@@ -190,15 +201,17 @@ def _compared(text: str) -> list[str]:
 
 def _simulate(given: argparse.Namespace) -> int:
     config = preset(given.preset, given.settings)
-    network = _network(given.network, given.checkpoint)
+    if given.stalls is not None:
+        check_seed(given.stalls)
+    network = _network(given)
     images, labels = _images(given, network)
-    result = simulate(network, config, images, labels, progress=_progress)
+    result = simulate(network, config, images, labels, layers=given.layers or (), stalls=given.stalls, progress=_progress)
     content = result.content(preset=given.preset)
     if given.json:
         write_json(content, given.json)
     if given.json != "-":
         print_report(content, sys.stdout)
-        _print_result(result, network)
+        print_result(result, network.labels, sys.stdout)
     return 0 if result.agreed else _DISAGREED
 
 
@@ -246,9 +259,12 @@ def _check_outputs(paths: list[str]) -> None:
             )
 
 
-def _network(name: str, checkpoint: Path | None, *, weights: bool = True) -> IntegerNetwork:
+def _network(given: argparse.Namespace, *, weights: bool = True) -> IntegerNetwork:
     """A built-in network, with the user's weights if given, or the one in a file; without ``weights`` it may have only its shapes."""
+    name, checkpoint, layers = given.network, given.checkpoint, given.layers
     if name in ARCHITECTURES:
+        if layers:
+            part(network_structure(name), layers)  # refuses wrong ones before the work
         network = integer_network(name, checkpoint) if weights or checkpoint else network_structure(name)
         if checkpoint or name not in SHIPPED:
             _progress(f"{name}: {network.origin}")
@@ -274,9 +290,8 @@ def _images(given: argparse.Namespace, network: IntegerNetwork) -> tuple[NDArray
         if count > len(images):
             raise ValueError(f"{given.network} has {len(images)} samples, not {count}")
         return images[:count], labels[:count].tolist()
-    _progress(f"{network.name} has no sample images; noise is compared as well")
-    shape = (count, network.image.channels, network.image.size, network.image.size)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), None
+    _progress(f"{network.name} has no sample images; noise with the spectrum of photographs is in their place")
+    return shaped_noise(count, network.image.channels, network.image.size, _NOISE_SEED), None
 
 
 def _load_image(path: Path, image: ImageFormat) -> NDArray[np.uint8]:
@@ -303,20 +318,3 @@ def _load_array(path: Path) -> NDArray:
 
 def _describe(array: NDArray) -> str:
     return f"{array.dtype} of shape {array.shape}"
-
-
-def _print_result(result: SimulationResult, network: IntegerNetwork) -> None:
-    names = network.labels or [str(index) for index in range(max(result.predictions, default=-1) + 1)]
-    for index, prediction in enumerate(result.predictions):
-        label = f", label {names[result.labels[index]]}" if result.labels else ""
-        print(f"image {index}: {names[prediction]}{label}")
-    for entry in result.mismatches:
-        print(f"run {entry.run}: {entry.tensor}[{entry.row}, {entry.column}] is {entry.got}, expected {entry.expected}")
-    for text in result.differences:
-        print(text)
-    verdict = "all equal" if result.bit_exact else f"{result.wrong} differ"
-    print(f"{result.values_compared} values compared with the golden model: {verdict}")
-    print(f"cycles of every instruction {'differ from' if result.differences else 'equal'} the timing model's")
-    print(f"{result.cycles_per_second} cycles a second in the simulation, {result.wall_seconds} s in all")
-    if result.elaborate_seconds is not None and result.compile_seconds is not None:
-        print(f"the model, when it was built: {result.elaborate_seconds} s to Verilog, {result.compile_seconds} s to compile")

@@ -186,7 +186,7 @@ def check(program: Program) -> None:
     Recomputes everything from the encoded words: which words each instruction touches, and from queues and tokens which instructions have
     surely ended when another starts.
     """
-    config, memory = program.config, program.memory_image
+    config = program.config
     headers, footprints = [], []
     offsets = np.zeros(target_words(config, isa.Target.ROW_MAP) * config.lanes // isa.ENTRY_BYTES, np.int64)
     for index, word in enumerate(program.words()):
@@ -195,7 +195,7 @@ def check(program: Program) -> None:
         body = isa.unpack(isa.BODIES[opcode], word >> isa.HEADER.size)
         if opcode is isa.Opcode.LOAD and body["target"] == isa.Target.ROW_MAP.value:
             first, size = body["destination"] * config.lanes // isa.ENTRY_BYTES, body["words"] * config.lanes
-            entries = np.frombuffer(memory, "<u4", size // isa.ENTRY_BYTES, body["memory"] * config.lanes)
+            entries = np.frombuffer(program.memory_image, "<u4", size // isa.ENTRY_BYTES, body["memory"] * config.lanes)
             offsets[first : first + len(entries)] = entries
         footprint = _footprint(opcode, body, config, offsets)
         for words in (*footprint.reads.get(isa.Target.SCRATCHPAD, []), *footprint.writes.get(isa.Target.SCRATCHPAD, [])):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from .emitter import Emitter, Plan, phases
 from .lower import lower
 from .memory import DoesNotFit, Lifetime, place
 from .program import Buffer, Instruction, Port, Program, Space
+from .remedies import TooLong, TooSmall, least
 from .schedule import Hazards, Span, busiest, estimate, load_ahead, synchronise
 
 __all__ = ["compile_network", "pack_input", "unpack_output"]
@@ -24,11 +27,14 @@ __all__ = ["compile_network", "pack_input", "unpack_output"]
 _MEMORY_WORDS = 1 << 28
 
 
-_ANY_DEPTH = 1 << 20
 #: A plan that takes so much longer than its busiest engine is good enough.
 _GOOD = 1.003
 #: Instructions of all plans that are tried, at most, once one fits.
-_EFFORT = 8_000
+_EFFORT = 6_000
+#: What may be too small for any plan, the likely ones first.
+_LIMITS = ("program_depth", "scratchpad_bytes", "accumulator_rows", "constant_channels", "banks")
+#: The same where memory is no plan's problem: few accumulators make many short instructions.
+_LENGTH_LIMITS = ("program_depth", "accumulator_rows")
 
 
 def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
@@ -41,12 +47,26 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
     if words > _MEMORY_WORDS:
         size, limit = words * config.lanes, _MEMORY_WORDS * config.lanes
         raise ValueError(f"{network.name} takes {size} bytes of external memory; {limit} can be addressed")
+    try:
+        best = _best(network, config, image)
+    except TooSmall as error:
+        larger = least(config, error.field, partial(_allows, network, image, error.field))
+        raise ValueError(f"{error}{_setting(larger, error.field)}") from None
+    except TooLong:
+        raise ValueError(_refusal(network, config, image, (*_LENGTH_LIMITS, *_LIMITS))) from None
+    if best is None:
+        raise ValueError(_refusal(network, config, image, _LIMITS))
+    check(best)
+    return best
+
+
+def _best(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> Program | None:
+    """The fastest of the plans that fit, by estimate, as far as they are tried; :class:`TooLong` if all have too many instructions."""
     best: tuple[int, Program] | None = None
-    lengths: list[int] = []
-    effort = 0
+    effort, large = 0, False
     for program in _programs(network, config, image):
-        if isinstance(program, int):
-            lengths.append(program)
+        if program is None:
+            large = True
             continue
         cycles = max(span.end for span in estimate(program.instructions, config))
         if best is None or cycles < best[0]:
@@ -54,32 +74,22 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
         effort += len(program.instructions)
         if cycles <= _GOOD * busiest(program.instructions, config) or effort > _EFFORT:
             break
-    if best is not None:
-        check(best[1])
-        return best[1]
-    if lengths:
-        raise ValueError(
-            f"{network.name} takes a program of {min(lengths)} instructions; this configuration has program_depth {config.program_depth}"
-        )
-    raise ValueError(_too_large(network, config, image))
+    if best is None and not large:
+        raise TooLong
+    return best and best[1]
 
 
-class _TooLong(Exception):
-    """A program has so many instructions that the core cannot hold it."""
-
-
-def _programs(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> Iterator[Program | int]:
-    """The program of each plan that fits, or the length of one that is too long."""
+def _programs(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> Iterator[Program | None]:
+    """The program of each plan that is short enough, None for those that take more memory."""
     for group in _plans(config):
         for plan in group:
             try:
                 program = _fit(network, config, image, plan)
-            except _TooLong as error:
-                yield error.args[0]
+            except TooLong:
                 continue
+            yield program
             if program is None:
                 break
-            yield program
 
 
 def _plans(config: CoreConfig) -> list[list[Plan]]:
@@ -122,19 +132,42 @@ def _fit(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: 
             banks[fewer] -= 1
 
 
-def _too_large(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> str:
-    """By how much the scratchpad is too small: a bank is a power of two of words, so twice the size is the next one to try."""
+def _works(network: IntegerNetwork, image: MemoryImage, config: CoreConfig) -> bool:
+    """Whether some plan fits; the most frugal ones are tried first."""
+    for plan in (plan for group in reversed(_plans(config)) for plan in group):
+        with suppress(TooLong):
+            if _fit(network, config, image, plan):
+                return True
+    return False
+
+
+def _allows(network: IntegerNetwork, image: MemoryImage, field: str, config: CoreConfig) -> bool:
+    """Whether a field is large enough for every operator."""
+    try:
+        return _works(network, image, config)
+    except TooSmall as error:
+        return error.field != field
+
+
+def _refusal(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, limits: Sequence[str]) -> str:
+    """What is too small for every plan, the first of ``limits`` of which a larger value helps, and the least that works."""
+    works = partial(_works, network, image)
+    found = ((field, larger) for field in dict.fromkeys(limits) if (larger := least(config, field, works)))
+    field, larger = next(found, ("", None))
     have = config.scratchpad_words * config.lanes
-    larger = config
-    while larger.address_bits < isa.ADDRESS.width:
-        larger = replace(larger, scratchpad_bytes=2 * larger.scratchpad_words * larger.lanes)
-        if any(_fit(network, replace(larger, program_depth=_ANY_DEPTH), image, group[0]) for group in reversed(_plans(config))):
-            need = larger.scratchpad_words * larger.lanes
-            return (
-                f"{network.name} needs a scratchpad of {need} bytes in {config.banks} banks; "
-                f"this configuration has {have}, {need - have} too few"
-            )
-    return f"{network.name} does not fit in a scratchpad of {config.banks} banks of any size; this configuration has {have} bytes"
+    if field == "scratchpad_bytes" and larger:
+        need = larger.scratchpad_words * larger.lanes
+        said = f"a scratchpad of {need} bytes in {config.banks} banks; this configuration has {have}, {need - have} too few"
+    elif larger:
+        said = f"{field} of {getattr(larger, field)}; this configuration has {getattr(config, field)}"
+    else:
+        return f"{network.name} does not fit this configuration; a larger value of one of {', '.join(dict.fromkeys(limits))} is not enough"
+    return f"{network.name} needs {said}{_setting(larger, field)}"
+
+
+def _setting(config: CoreConfig | None, field: str) -> str:
+    """The rest of a sentence: the option that makes it work."""
+    return "" if config is None else f"; the least that works is --set {field}={getattr(config, field)}"
 
 
 def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: Plan) -> Program:
@@ -142,7 +175,7 @@ def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, pl
     if plan.overlap:
         lowered.instructions = load_ahead(lowered.instructions, lowered.buffers, config)
     if len(lowered.instructions) > config.program_depth:
-        raise _TooLong(len(lowered.instructions))
+        raise TooLong
     _check_room(lowered, config)
     buffers = _place(lowered, config, plan)
     image = MemoryImage(network, config.lanes, lowered.row_maps)
@@ -150,7 +183,7 @@ def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, pl
     resolved = [_resolve(instruction, buffers, regions) for instruction in lowered.instructions]
     instructions = synchronise(resolved, Hazards(buffers, config, placed=True))
     if len(instructions) > config.program_depth:
-        raise _TooLong(len(instructions))
+        raise TooLong
     by_layer: dict[str, list[int]] = {}
     for index, instruction in enumerate(instructions):
         by_layer.setdefault(instruction.layer, []).append(index)
@@ -265,12 +298,15 @@ def _resolve(instruction: Instruction, buffers: dict[str, Buffer], regions: dict
 
 
 def pack_input(program: Program, patches: NDArray[np.int8]) -> bytes:
-    """The input region's bytes. patches : (patches, channels * patch**2) int8, one image of :func:`..model.golden.patches`."""
+    """The input region's bytes. patches : (patches, channels * patch**2) int8, one image of :func:`..model.golden.patches`.
+
+    Of a part of a network (:func:`..model.part.part`): its input tensor, (rows, groups * channels) int8.
+    """
     layout = program.layouts[program.input]
     shape = layout.rows, layout.groups * layout.channels
     if patches.shape != shape or patches.dtype != np.int8:
         raise ValueError(f"the input is int8 of shape {shape}, not {patches.dtype} of shape {patches.shape}")
-    return layout.pack(patches)
+    return layout.pack(patches, program.image.network.tensor(program.input).zero_point)
 
 
 def unpack_output(program: Program, name: str, content: bytes) -> NDArray[np.int32]:

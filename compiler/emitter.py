@@ -16,7 +16,8 @@ from .layout import ceil_div
 from .memory import Ring
 from .operands import Operand
 from .program import WEIGHTS, Access, Buffer, Instruction, Layer, Port, Space, TensorSlice
-from .row_map import RowMap
+from .remedies import TooLong, TooSmall
+from .row_map import RowMap, runs
 
 __all__ = ["Emitter", "Piece", "Plan", "phases"]
 
@@ -88,6 +89,7 @@ class Emitter:
         self.pieces: dict[str, list[Piece]] = {}
         self.row_maps: dict[str, bytes] = {}
         self.loaded_rows = 0  # of the input
+        self.stored = {name: np.zeros(self.layouts[name].rows, bool) for name in network.outputs}
         #: By tensor and row: tiles that the instructions so far write.
         self.written = {name: np.zeros(layout.rows, np.int64) for name, layout in self.layouts.items()}
         #: Tensors whose rows are an operand's K: in whole tiles.
@@ -186,6 +188,9 @@ class Emitter:
         return tensor == self.network.input or bool((self.written[tensor][rows] >= self.layouts[tensor].tiles).all())
 
     def emit(self, opcode: isa.Opcode, **arguments: object) -> None:
+        """Append an instruction; raises :class:`.remedies.TooLong`."""
+        if len(self.instructions) >= self.config.program_depth:
+            raise TooLong
         instruction = Instruction(opcode=opcode, queue=isa.OPCODE_QUEUE[opcode], **arguments)  # type: ignore[arg-type]
         self.instructions.append(instruction)
 
@@ -239,7 +244,8 @@ class Emitter:
         words = self.image.words(f"{layer}.constants")
         blocks = words // isa.NORM_BYTES
         if blocks > self.norm_constants.size:
-            raise ValueError(f"{layer} has {blocks * self.config.lanes} channels; norm_channels allows {self.config.norm_channels}")
+            message = f"{layer} has {blocks * self.config.lanes} channels; norm_channels allows {self.config.norm_channels}"
+            raise TooSmall(message, "norm_channels")
         start, missing = self.norm_constants.request(layer, blocks)
         if missing:
             access = Access(buffer="norm_constants", row=start, rows=blocks)
@@ -260,7 +266,7 @@ class Emitter:
         content = row_map.offsets.astype("<i4").tobytes()
         words = ceil_div(len(content), lanes)
         if words > self.map_words.size:
-            raise ValueError(f"{layer} needs a map of {len(row_map.rows)} rows; map_rows allows {self.config.map_rows}")
+            raise TooSmall(f"{layer} needs a map of {len(row_map.rows)} rows; map_rows allows {self.config.map_rows}", "map_rows")
         start, missing = self.map_words.request(content, words)
         access = Access(buffer="row_map", row=start, rows=words)
         if missing:
@@ -285,15 +291,16 @@ class Emitter:
         size = {"rows": len(rows), "tiles": tiles, "stride": 0, "address": row_map.base + self.layouts[tensor].word(tile)}
         return TensorSlice(tensor=tensor, row=int(rows[0]), tile=int(firsts[0]), padding=padding, places=tuple(places), **size)
 
-    def ensure_input(self, layer: str, row: int, rows: int) -> None:
-        """LOAD the rows of the input up to ``row + rows`` that are not there yet."""
+    def source(self, layer: str, tensor: str, row: int, rows: int) -> Piece:
+        """Where all groups of these rows lie; LOAD rows of the network's input that are not there yet."""
         end = row + rows
-        if end > self.loaded_rows:
+        if tensor == self.network.input and end > self.loaded_rows:
             name, start = self.network.input, self.loaded_rows
             piece = self.whole(name)
-            part = self.slice(piece, name, start, end - start, 0, self.layouts[name].tiles, 0)
+            part = self.slice(piece, name, start, end - start, 0, self.layouts[name].tiles, self.tensors[name].zero_point)
             self.load_rows(layer, "input", start, piece.buffer, start, end - start, part)
             self.loaded_rows = end
+        return self.whole(tensor, row)
 
     def store(self, layer: str, tensor: str, row: int, rows: int) -> None:
         """STORE rows of an output to external memory."""
@@ -302,6 +309,14 @@ class Emitter:
         access = Access(port=Port.STORE, buffer=piece.buffer, row=row - piece.row, rows=rows, words=width)
         anchors = {"source": (piece.buffer, access.row * width), "memory": (tensor, row * width)}
         self.emit(isa.Opcode.STORE, layer=layer, fields={"words": rows * width}, anchors=anchors, reads=(access,))
+        self.stored[tensor][row : row + rows] = True
+
+    def store_rest(self) -> None:
+        """STORE the rows of outputs that are not stored yet."""
+        for operator in self.network.operators:
+            left = np.flatnonzero(~self.stored.get(operator.output, np.ones(0, bool)))
+            for row, rows in runs(left) if len(left) else []:
+                self.store(operator.name, operator.output, row, rows)
 
     def cuts(self, span: tuple[int, int], first: int, count: int, split: int, tile_words: float = 0) -> list[tuple[int, int]]:
         """Cut rows ``first`` .. at the places that all operators on ``span`` (first row, rows) have in common: (first row, rows).

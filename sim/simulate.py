@@ -19,10 +19,12 @@ from ..hw import isa
 from ..hw.config import CoreConfig
 from ..model import golden
 from ..model.network import IntegerNetwork
+from ..model.part import part, part_input
 from . import trace
 from .conversion import core_verilog
 from .report import layer_rows, model_timings, report
 from .runner import Model, build, run
+from .stalls import check_seed, cycle_bounds
 from .trace import Mismatch, Trace
 
 __all__ = ["SimulationResult", "core_model", "memory_plusargs", "simulate", "write_job"]
@@ -51,13 +53,15 @@ class SimulationResult:
     differences : list of str
         Everything else that is not as it must be: runs that did not end, cycles that are not the timing model's.
     predictions, labels : list of int
-        Class of each image as the core's logits say; what it should be, or empty.
+        Class of each image as the core's logits say; what it should be, or empty. Both are empty for a part of a network.
     layer_cycles : list of int
         Cycles of each layer in the first run, from the core's events.
     cycles : list of int
         Of each run, from the core's cycle register.
     cycles_per_second : float
         All cycles over the wall time between start and interrupt of all runs.
+    stalls : int or None
+        Seed of the memory's stalls.
     wall_seconds : float
         Of everything: golden model, compiler, building the model, simulation and comparison.
     elaborate_seconds, compile_seconds : float or None
@@ -73,10 +77,17 @@ class SimulationResult:
     labels: list[int] = field(default_factory=list)
     layer_cycles: list[int] = field(default_factory=list)
     cycles: list[int] = field(default_factory=list)
+    stalls: int | None = None
     cycles_per_second: float = 0.0
     wall_seconds: float = 0.0
     elaborate_seconds: float | None = None
     compile_seconds: float | None = None
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Least and most cycles that a run may take: the timing model's, without stalls."""
+        _, total = model_timings(self.program)
+        return (total, total) if self.stalls is None else cycle_bounds(self.program, total)
 
     @property
     def bit_exact(self) -> bool:
@@ -100,10 +111,12 @@ class SimulationResult:
         for layer, cycles in zip(content["layers"], self.layer_cycles or [None] * len(content["layers"]), strict=True):
             layer["cycles_rtl"] = cycles
         content["total"]["cycles_rtl"] = self.cycles[0]
+        least, most = self.bounds
+        stalls = None if self.stalls is None else {"seed": self.stalls, "least_cycles": least, "most_cycles": most, "cycles": self.cycles}
         names = ("bit_exact", "values_compared", "differences", "predictions", "labels")
         measured = ("cycles_per_second", "wall_seconds", "elaborate_seconds", "compile_seconds")
         found = {name: getattr(self, name) for name in (*names, *measured)}
-        return {**content, **found, "mismatches": [asdict(entry) for entry in self.mismatches]}
+        return {**content, **found, "stalls": stalls, "mismatches": [asdict(entry) for entry in self.mismatches]}
 
 
 def simulate(
@@ -112,30 +125,40 @@ def simulate(
     images: NDArray[np.uint8],
     labels: Sequence[int] | None = None,
     *,
+    layers: Sequence[str] = (),
     progress: Callable[[str], None] = lambda text: None,
+    stalls: int | None = None,
     plusargs: Sequence[str] = (),
 ) -> SimulationResult:
     """Compile ``network`` and run it on each of ``images``, in one simulation of the core's RTL.
 
     images : (n, channels, size, size) uint8.
-    plusargs : more options of ``testbench.v``. With stalls the cycles differ from the model's.
+    layers : names of layers, if not all are wanted (:func:`..model.part.part`); they start from the golden values of those before.
+    stalls : seed of random stalls of the memory. Values are compared as ever; cycles are held against :func:`.stalls.cycle_bounds`.
+    plusargs : more options of ``testbench.v``.
     """
+    if stalls is not None:
+        check_seed(stalls)
+        plusargs = [f"stalls={stalls}", *plusargs]
     began = time.perf_counter()
-    tensors = golden.run(network, images)
-    program = compile_network(network, config)
+    chosen = part(network, layers) if layers else network
+    program = compile_network(chosen, config)
     trace.check_coverage(program)
-    result = SimulationResult(program=program, labels=[int(label) for label in labels] if labels is not None else [])
+    tensors = golden.run_from(chosen, part_input(network, chosen, images))
+    logits = [] if layers else network.outputs
+    classes = [int(label) for label in labels] if logits and labels is not None else []
+    result = SimulationResult(program=program, labels=classes, stalls=stalls)
     progress(f"{len(program.instructions)} instructions; building the core's model, minutes the first time")
     model = core_model(config, program)
     result.elaborate_seconds, result.compile_seconds = model.elaborate_seconds, model.compile_seconds
     with tempfile.TemporaryDirectory(prefix="vitloom-") as name:
         folder = Path(name)
-        write_job(folder, program, [pack_input(program, rows) for rows in tensors[network.input]])
+        write_job(folder, program, [pack_input(program, rows) for rows in tensors[chosen.input]])
         progress(f"simulating {len(images)} runs")
         options = [*memory_plusargs(program), "trace", *plusargs]
         run(model, _BENCH, test_dir=folder, plusargs=options)
         progress("comparing")
-        _examine(folder, program, network, tensors, result)
+        _examine(folder, program, logits, tensors, result)
     result.wall_seconds = round(time.perf_counter() - began, 3)
     return result
 
@@ -181,9 +204,10 @@ def _hex(content: bytes, size: int) -> str:
     return np.frombuffer(content, np.uint8).reshape(-1, size)[:, ::-1].tobytes().hex("\n", size)
 
 
-def _examine(folder: Path, program: Program, network: IntegerNetwork, tensors: dict[str, NDArray], result: SimulationResult) -> None:
-    """Hold what the bench wrote against the models."""
-    model, total = model_timings(program)
+def _examine(folder: Path, program: Program, logits: Sequence[str], tensors: dict[str, NDArray], result: SimulationResult) -> None:
+    """Hold what the bench wrote against the models; the sum of the outputs ``logits``, if there are any, says the class."""
+    model, _ = model_timings(program)
+    least, most = result.bounds
     runs = json.loads((folder / "runs.json").read_text())
     for index, entry in enumerate(runs):
         golden_run = {name: tensor[index] for name, tensor in tensors.items()}
@@ -191,13 +215,15 @@ def _examine(folder: Path, program: Program, network: IntegerNetwork, tensors: d
         result.add(*trace.compare_values(program, seen, golden_run, index))
         outputs = trace.read_outputs(folder, program, index)
         result.add(*trace.compare_outputs(outputs, golden_run, index))
-        result.predictions.append(int(np.argmax(sum(outputs[name][0].astype(np.int64) for name in network.outputs))))
-        found = trace.compare_timing(program, seen, model)
+        if logits:
+            result.predictions.append(int(np.argmax(sum(outputs[name][0].astype(np.int64) for name in logits))))
+        found = trace.compare_timing(program, seen, model, stalled=result.stalls is not None)
         if entry["status"] != _DONE:
             error = isa.Error(entry["error"]).name
             found.insert(0, f"the core stopped with status {entry['status']}, error {error} at instruction {entry['error_instruction']}")
-        if entry["cycles"] != total:
-            found.append(f"the core counted {entry['cycles']} cycles, the model says {total}")
+        if not least <= entry["cycles"] <= most:
+            limits = f"{least}" if least == most else f"{least} to {most} with stalls"
+            found.append(f"the core counted {entry['cycles']} cycles, the model says {limits}")
         result.differences += [f"run {index}: {text}" for text in found]
         result.cycles.append(entry["cycles"])
         if index == 0 and entry["status"] == _DONE:

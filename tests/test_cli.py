@@ -14,6 +14,7 @@ from vitloom.model.checkpoint import save_checkpoint
 from vitloom.model.float_vit import random_state
 from vitloom.model.networks import ARCHITECTURES, DATA, samples
 from vitloom.model.quantize import SCHEMES
+from vitloom.model.synthetic import shaped_images
 from vitloom.sim.runner import SimulationError
 from vitloom.sim.simulate import SimulationResult
 
@@ -139,6 +140,25 @@ def test_a_checkpoint_gives_a_named_network_its_weights(run, refused, tmp_path, 
     assert "goes with the name of a network" in refused("report", network_file, "--preset", "l8", "--checkpoint", checkpoint)
 
 
+def test_some_layers_are_reported_alone(run, refused):
+    command = ("report", "deit_tiny", "--preset", "l16", "--layers")
+    status, out, _ = run(*command, "blocks.3,blocks.4.norm1", "--json", "-")
+    content = json.loads(out)
+    assert (status, content["network"]) == (0, "deit_tiny (blocks.3,blocks.4.norm1)")
+    assert [layer["name"] for layer in content["layers"]][7:] == ["blocks.3.mlp.fc1", "blocks.3.mlp.fc2", "blocks.4.norm1"]
+    assert "no layer 'blocks.99'; there are patch_embed, blocks.0" in refused(*command, "blocks.99")
+    assert "no layer ''" in refused(*command, "")
+    assert "blocks.1.norm1 lies between" in refused(*command, "blocks.0,blocks.2")
+
+
+def test_some_layers_are_simulated_alone(run):
+    status, out, _ = run("simulate", "digits_vit", "--preset", "l8", "--layers", "blocks.1", "--json", "-")
+    content = json.loads(out)
+    assert (status, content["bit_exact"], content["differences"]) == (0, True, [])
+    assert (content["predictions"], content["labels"]) == ([], [])
+    assert {layer["name"].split(".")[1] for layer in content["layers"]} == {"1"}
+
+
 def test_unknown_names_are_refused_with_the_known_ones(refused, tmp_path):
     assert "digits_vit" in refused("report", "digit_vit", "--preset", "l8")
     assert "ulx3s-85f" in refused("report", "digits_vit", "--preset", "l9")
@@ -177,7 +197,7 @@ def test_files_that_are_no_integer_network_are_refused(refused, tmp_path):
 
 def test_a_network_that_is_too_large_is_refused_with_the_size(refused, network_file):
     assert "8192 too few" in refused("report", "digits_vit", "--preset", "l8", "--set", "scratchpad_bytes=8192")
-    assert "program_depth 32" in refused("report", network_file, "--preset", "l8", "--set", "program_depth=32")
+    assert "--set program_depth=64" in refused("report", network_file, "--preset", "l8", "--set", "program_depth=32")
 
 
 def test_wrong_images_are_refused(refused, tmp_path):
@@ -195,6 +215,15 @@ def test_wrong_images_are_refused(refused, tmp_path):
     assert "several arrays" in refused(*command, tmp_path / "several.npz")
     assert "does not exist" in refused(*command, tmp_path / "missing.npy")
     assert "not both" in refused(*command, tmp_path / "wide.npy", "--samples", 2)
+
+
+def test_the_memory_may_stall_and_then_cycles_are_only_bounded(run, refused):
+    command = ("simulate", "digits_vit", "--preset", "l8", "--layers", "head", "--stalls")
+    status, out, _ = run(*command, 5)
+    assert status == 0
+    assert "memory stalls of seed 5, not predicted: cycles bounded by" in out
+    assert "equal the timing model's" not in out
+    assert "the seed of stalls must be 1 to 4294967295, not 0" in refused(*command, 0)
 
 
 def test_wrong_numbers_of_samples_are_refused(refused):
@@ -231,7 +260,7 @@ def outcome(network, config, **found):
     ],
 )
 def test_the_exit_status_says_whether_everything_agreed(run, monkeypatch, tmp_path, found, status, said):
-    monkeypatch.setattr(cli, "simulate", lambda network, config, images, labels, progress: outcome(network, config, **found))
+    monkeypatch.setattr(cli, "simulate", lambda network, config, images, labels, **_: outcome(network, config, **found))
     got, out, _ = run("simulate", "digits_vit", "--preset", "l8", "--json", tmp_path / "r.json")
     assert (got, said in out) == (status, True)
     assert json.loads((tmp_path / "r.json").read_text())["total"]["cycles_rtl"] == 9
@@ -252,7 +281,7 @@ def test_a_simulation_that_breaks_says_so_in_one_line(run, monkeypatch, raised, 
 def test_one_channel_may_be_left_out_of_an_image(run, monkeypatch, tmp_path):
     seen = []
 
-    def look(network, config, images, labels, progress):
+    def look(network, config, images, labels, **_):
         seen.append((images, labels))
         return outcome(network, config, labels=[])
 
@@ -264,6 +293,24 @@ def test_one_channel_may_be_left_out_of_an_image(run, monkeypatch, tmp_path):
     for images, labels in seen:
         np.testing.assert_array_equal(images, image[None])
         assert labels is None
+
+
+def test_a_network_without_samples_gets_noise_like_photographs_and_that_is_said(run, monkeypatch, network_file, tiny_vit):
+    seen = []
+
+    def look(network, config, images, labels, **_):
+        seen.append((images, labels))
+        return outcome(network, config, labels=[])
+
+    monkeypatch.setattr(cli, "simulate", look)
+    status, _, error = run("simulate", network_file, "--preset", "l4", "--samples", 3)
+    assert status == 0
+    assert "tiny has no sample images; noise with the spectrum of photographs is in their place" in error
+    ((images, labels),) = seen
+    assert (images.shape, images.dtype, labels) == ((3, 3, 8, 8), np.uint8, None)
+    spectrum = (np.abs(np.fft.fft2(images)) ** 2).mean((0, 1))
+    assert spectrum[0, 1] + spectrum[1, 0] > 4 * (spectrum[0, 4] + spectrum[4, 0])
+    assert np.any(images[:2] != shaped_images(tiny_vit, 2)), "synthetic weights are calibrated on these"
 
 
 def test_quantize_writes_a_network_that_the_others_take(run, refused, tmp_path, tiny_vit, tiny_images):

@@ -140,14 +140,67 @@ def test_the_description_lists_every_buffer_and_weight_chunk(network):
     [
         (
             {"scratchpad_bytes": 4096},
-            r"small needs a scratchpad of 8192 bytes in 8 banks; this configuration has 4096, 4096 too few",
+            r"small needs a scratchpad of 8192 bytes in 8 banks; .* 4096 too few; the least that works is --set scratchpad_bytes=8192",
         ),
-        ({"program_depth": 64}, r"small takes a program of \d+ instructions; this configuration has program_depth 64"),
+        (
+            {"program_depth": 32},
+            r"small needs program_depth of 128; this configuration has 32; the least that works is --set program_depth=128",
+        ),
         ({"modes": ("int8",)}, r"blocks.0.attn.av needs the operand mode log2; this core has int8"),
-        ({"norm_channels": 16}, r"blocks.0.norm1 has 24 channels; norm_channels allows 16"),
-        ({"banks": 2}, r"small does not fit in a scratchpad of 2 banks of any size; this configuration has \d+ bytes"),
+        (
+            {"norm_channels": 16},
+            r"blocks.0.norm1 has 24 channels; norm_channels allows 16; the least that works is --set norm_channels=32",
+        ),
+        (
+            {"constant_channels": 8},
+            r"small needs constant_channels of 16; this configuration has 8; the least that works is --set constant_channels=16",
+        ),
+        ({"banks": 2}, r"small needs banks of 4; this configuration has 2; the least that works is --set banks=4"),
+        (
+            {"banks": 2, "constant_channels": 8},
+            r"small does not fit this configuration; a larger value of one of program_depth, scratchpad_bytes, .*, banks is not enough",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_reason(network, settings, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         compile_network(network, CoreConfig(lanes=8, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"scratchpad_bytes": 2048}, "scratchpad_bytes"),
+        ({"program_depth": 16}, "program_depth"),
+        ({"norm_channels": 8}, "norm_channels"),
+        ({"constant_channels": 8}, "constant_channels"),
+        ({"accumulator_rows": 2, "program_depth": 128}, "program_depth"),
+    ],
+)
+def test_the_value_that_a_refusal_names_works_and_half_of_it_does_not(network, settings, field):
+    config = CoreConfig(lanes=8, **settings)
+    with pytest.raises(ValueError, match=rf"--set {field}=\d+$") as error:
+        compile_network(network, config)
+    setting = str(error.value).rpartition("--set ")[2]
+    assert compile_network(network, config.override([setting])).instructions
+    half = int(setting.rpartition("=")[2]) // 2
+    assert half >= getattr(config, field)
+    with pytest.raises(ValueError, match=setting):
+        compile_network(network, config.override([f"{field}={half}"]))
+
+
+def test_a_map_that_is_too_small_is_refused_with_one_that_works(tiny_swin_network, tiny_config):
+    config = tiny_config(8, map_rows=0, scratchpad_bytes=1 << 15, program_depth=1024)
+    with pytest.raises(
+        ValueError, match=r"needs a map of \d+ rows; map_rows allows 0; the least that works is --set map_rows=\d+$"
+    ) as error:
+        compile_network(tiny_swin_network, config)
+    assert compile_network(tiny_swin_network, config.override([str(error.value).rpartition("--set ")[2]])).instructions
+
+
+def test_accumulators_that_are_too_few_for_the_longest_program_are_refused_with_what_works():
+    network, config = network_structure("deit_tiny"), CoreConfig(accumulator_rows=4)
+    said = "deit_tiny needs accumulator_rows of 8; this configuration has 4; the least that works is --set accumulator_rows=8"
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        compile_network(network, config)
+    assert compile_network(network, config.override(["accumulator_rows=8"])).instructions

@@ -98,6 +98,14 @@ def test_a_word_at_another_address_is_found(program, tensors, trace):
     assert all(entry.got is None for entry in mismatches)
 
 
+def test_with_stalls_an_instruction_may_be_late_and_not_early(program, trace, model):
+    early = [replace(timing, start=timing.start - 1, done=timing.done - 2) for timing in model]
+    assert compare_timing(program, trace, early, stalled=True) == []
+    other = [*early[:3], replace(early[3], done=model[3].done + 1), *early[4:]]
+    (said,) = compare_timing(program, trace, other, stalled=True)
+    assert said.startswith("instruction 3 ")
+
+
 def test_words_that_no_instruction_has_are_found(program, tensors, trace, model):
     writes = trace.writes[isa.Queue.ROWS]
     more = with_writes(trace, isa.Queue.ROWS, np.concatenate([writes, writes[:2]]))
