@@ -42,5 +42,5 @@ def test_parts_fit_small_memories(tiny_swin_network, image_of, assert_runs_as_go
 
 
 def test_half_an_attention_is_refused():
-    with pytest.raises(ValueError, match="stands alone; attention is norm, qkv"):
+    with pytest.raises(ValueError, match="stands alone; attention is norm, q, k and v"):
         compile_network(part(network_structure("deit_tiny"), ["blocks.0.attn.softmax"]), CoreConfig(lanes=16))
