@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.pos_embed = nn.Parameter(torch.randn(1, config.tokens, width) * 0.02)
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(config.in_chans, width, patch, patch)})
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks: Any = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
         self.head = nn.Linear(width, config.num_classes)
 
@@ -102,7 +103,8 @@ def digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64], N
     """Training images, test images (n, 1, 8, 8) uint8 in 0..255, training labels, test labels; 1437 and 360."""
     images, labels = load_digits(return_X_y=True)
     pixels = np.rint(images * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8)
-    return tuple(train_test_split(pixels, labels, test_size=0.2, random_state=0, stratify=labels))
+    train, test, train_labels, test_labels = train_test_split(pixels, labels, test_size=0.2, random_state=0, stratify=labels)
+    return train, test, train_labels, test_labels
 
 
 def augment(images: Tensor) -> Tensor:

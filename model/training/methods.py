@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,10 +84,10 @@ class Method:
     losses: tuple[tuple[Loss, float], ...] = ()
 
 
-_SIGNS = {"inputs": "sign"}
-_BI_VIT = {"weights": "binary_fixed", "centred": False, "bias": False, "inputs": "sign", "mlp_inputs": "sign"}
+_SIGNS: dict[str, Any] = {"inputs": "sign"}
+_BI_VIT: dict[str, Any] = {"weights": "binary_fixed", "centred": False, "bias": False, "inputs": "sign", "mlp_inputs": "sign"}
 _TERNARY = Recipe(weights="ternary", inputs="bit8", mlp_inputs="bit8")
-_TWO_BITS = {"weights": "lsq", "inputs": "lsq", "mlp_inputs": "lsq", "attention": "lsq", "bits": 2}
+_TWO_BITS: dict[str, Any] = {"weights": "lsq", "inputs": "lsq", "mlp_inputs": "lsq", "attention": "lsq", "bits": 2}
 
 #: By name: the method, and its naive baseline. All begin with the float network's parameters and train for as many epochs.
 METHODS: dict[str, tuple[Method, Method]] = {

@@ -1,5 +1,6 @@
 import os
 from dataclasses import dataclass
+from itertools import product
 
 import cocotb
 import numpy as np
@@ -66,11 +67,10 @@ def products(inputs, cycle, tile):
     return sums, moving.sum()
 
 
-def schedule(rng, lanes, modes, rows, gaps, tiles=24):
-    """Inputs for ``tiles`` tiles of ``rows`` rows each, as tightly as the rules allow, and the list of (cycle, sums, row sum) of the rows."""
-    cycles = tiles * (max(rows, lanes) + 3 * gaps * lanes) + 6 * lanes
+def random_inputs(rng, lanes, modes, cycles):
+    """Inputs without a tile."""
     narrow = any(mode in BITS for mode in modes)
-    inputs = Inputs(
+    return Inputs(
         moving=random_bytes(rng, (cycles, lanes)),
         mode=rng.choice(modes, cycles),
         codebook=rng.integers(0, 2, cycles) * narrow,
@@ -83,6 +83,37 @@ def schedule(rng, lanes, modes, rows, gaps, tiles=24):
         direction=rng.integers(0, 2, cycles),
         tile_mode=rng.choice(modes, cycles),
     )
+
+
+def exhaustive(rng, lanes, modes):
+    """Inputs in which every operand of every mode meets every weight, one byte of a row being kept, and the rows as :func:`schedule`."""
+    unit = [(False, 0), (True, 0)]
+    operands = {mode: [(byte, *setting) for byte in range(256) for setting in unit] for mode in modes}
+    if LOG2 in modes:
+        operands[LOG2] = operands[LOG2][:32]
+    if INT4 in modes:
+        # One byte and zero point for each pair of differences.
+        differences = {(low - z, high - z): (low & 15 | (high & 15) << 4, False, z) for low, high, z in product(range(-8, 8), repeat=3)}
+        operands[INT4] = list(differences.values())
+    cycles, expected = lanes, []
+    inputs = random_inputs(rng, lanes, modes, sum(map(len, operands.values())) * 256 // lanes + 4 * lanes)
+    for mode, weights in product(modes, range(0, 256, lanes)):
+        tile = np.tile(np.arange(weights, weights + lanes).astype(np.uint8).view(np.int8), (lanes, 1))
+        load, rows = slice(cycles - lanes, cycles), slice(cycles, cycles + len(operands[mode]))
+        inputs.words[load], inputs.valid[load], inputs.direction[load], inputs.tile_mode[load] = tile, True, 1 - COLUMN, mode
+        inputs.first[load], inputs.swap[cycles] = np.arange(lanes) == 0, True
+        bytes_, units, zeros = map(np.array, zip(*operands[mode], strict=True))
+        inputs.moving[rows] = bytes_.astype(np.uint8).view(np.int8)[:, None]
+        inputs.codebook[rows], inputs.zero[rows], inputs.mode[rows] = np.where(units, UNIT, 1 - UNIT), zeros, mode
+        inputs.keep[rows] = np.arange(lanes) == rng.integers(0, lanes, (len(bytes_), 1))
+        expected += [(cycle, *products(inputs, cycle, tile)) for cycle in range(rows.start, rows.stop)]
+        cycles = rows.stop
+    return inputs, expected
+
+
+def schedule(rng, lanes, modes, rows, gaps, tiles=24):
+    """Inputs for ``tiles`` tiles of ``rows`` rows each, as tightly as the rules allow, and (cycle, sums, row sum) of each row."""
+    inputs = random_inputs(rng, lanes, modes, tiles * (max(rows, lanes) + 3 * gaps * lanes) + 6 * lanes)
     fetch, stream, expected = 0, 0, []
     for index in range(tiles):
         tile, direction = random_bytes(rng, (lanes, lanes)), rng.integers(0, 2) if gaps else index // 2 % 2
@@ -100,13 +131,9 @@ def schedule(rng, lanes, modes, rows, gaps, tiles=24):
     return inputs, expected
 
 
-@cocotb.test(timeout_time=10, timeout_unit="ms")
-@cocotb.parametrize(rows_per_lane=[0, 1, 5], more_rows=[0, 1], gaps=[False, True])
-async def products_match_numpy(dut, rows_per_lane, more_rows, gaps):
-    lanes, modes, latency = int(os.environ["LANES"]), [int(mode) for mode in os.environ["MODES"]], int(os.environ["LATENCY"])
-    rng, narrow = np.random.default_rng(cocotb.RANDOM_SEED), hasattr(dut, "row_sum")
-    assert narrow == any(mode in BITS for mode in modes)
-    inputs, expected = schedule(rng, lanes, modes, max(rows_per_lane * lanes + more_rows, 1), gaps)
+async def check(dut, inputs, expected):
+    """Put the inputs to the ports, cycle by cycle, and compare what comes out for the rows."""
+    lanes, latency, narrow = int(os.environ["LANES"]), int(os.environ["LATENCY"]), hasattr(dut, "row_sum")
     start_clock(dut)
     await reset(dut)
     outputs, row_sums = [], []
@@ -127,12 +154,26 @@ async def products_match_numpy(dut, rows_per_lane, more_rows, gaps):
         if narrow:
             row_sums.append(dut.row_sum.value.to_signed())
         outputs.append(unpack(dut.sums.value.to_unsigned(), lanes, len(dut.sums) // lanes))
-    outputs = np.array(outputs)
-    columns = np.arange(lanes)
-    got = np.array([outputs[cycle + latency + columns, columns] for cycle, _, _ in expected])
-    np.testing.assert_array_equal(got, [sums for _, sums, _ in expected])
+    outputs, cycles, columns = np.array(outputs), np.array([cycle for cycle, _, _ in expected]), np.arange(lanes)
+    np.testing.assert_array_equal(outputs[cycles[:, None] + latency + columns, columns], [sums for _, sums, _ in expected])
     if narrow:
-        np.testing.assert_array_equal([row_sums[cycle + latency] for cycle, _, _ in expected], [total for _, _, total in expected])
+        np.testing.assert_array_equal(np.array(row_sums)[cycles + latency], [total for _, _, total in expected])
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+@cocotb.parametrize(rows_per_lane=[0, 1, 5], more_rows=[0, 1], gaps=[False, True])
+async def products_match_numpy(dut, rows_per_lane, more_rows, gaps):
+    lanes, modes = int(os.environ["LANES"]), [int(mode) for mode in os.environ["MODES"]]
+    assert hasattr(dut, "row_sum") == any(mode in BITS for mode in modes)
+    rng = np.random.default_rng(cocotb.RANDOM_SEED)
+    await check(dut, *schedule(rng, lanes, modes, max(rows_per_lane * lanes + more_rows, 1), gaps))
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms")
+async def every_product_is_exact(dut):
+    lanes, modes = int(os.environ["LANES"]), [int(mode) for mode in os.environ["MODES"]]
+    if any(mode in BITS for mode in modes):
+        await check(dut, *exhaustive(np.random.default_rng(cocotb.RANDOM_SEED), lanes, modes))
 
 
 class ShiftAndAdd(MacArray):
