@@ -270,7 +270,7 @@ def pack_input(program: Program, patches: NDArray[np.int8]) -> bytes:
     shape = layout.rows, layout.groups * layout.channels
     if patches.shape != shape or patches.dtype != np.int8:
         raise ValueError(f"the input is int8 of shape {shape}, not {patches.dtype} of shape {patches.shape}")
-    return layout.pack(patches)
+    return layout.pack(patches, program.image.network.tensor(program.input).zero_point)
 
 
 def unpack_output(program: Program, name: str, content: bytes) -> NDArray[np.int32]:

@@ -291,7 +291,7 @@ class Emitter:
         if end > self.loaded_rows:
             name, start = self.network.input, self.loaded_rows
             piece = self.whole(name)
-            part = self.slice(piece, name, start, end - start, 0, self.layouts[name].tiles, 0)
+            part = self.slice(piece, name, start, end - start, 0, self.layouts[name].tiles, self.tensors[name].zero_point)
             self.load_rows(layer, "input", start, piece.buffer, start, end - start, part)
             self.loaded_rows = end
 
