@@ -27,7 +27,7 @@ from ..model.network import (
 )
 from ..model.packing import pack_values
 from .layout import Layout, ceil_div, layouts
-from .operands import moving_operand, narrowed
+from .operands import moving_operand, padding_value
 
 __all__ = ["MemoryImage", "code_tables", "pack_norm_constants", "pack_records", "pack_weights", "weight_words"]
 
@@ -193,9 +193,11 @@ class MemoryImage:
         bias, residual_shift = arrays[f"{name}.bias"], arrays.get(f"{name}.residual_shift")
         zero = arrays.get(f"{name}.weight_zero", np.zeros_like(bias)).astype(np.int64)
         if bits < 8:
-            used = source.operand_width - source.unused_bytes * source.parts
+            # Bytes behind a packed row are taken out.
+            used = source.operand_width - (source.unused_bytes * source.parts if source.bits < 8 else 0)
             padding = used - source.groups * source.channels
-            bias = bias - moving.offset * used - padding * narrowed(tensor, tensor.zero_point) * (_padding_weight(bits) - zero)
+            fill = padding_value(self.network, operator.input)
+            bias = bias - moving.offset * used - padding * fill * (_padding_weight(bits) - zero)
         return self._constants(target, name, bias, -zero - moving.row_sum, residual_shift)
 
     def _constants(self, target: Layout, name: str, bias: NDArray, row_sum: NDArray, residual_shift: NDArray | None) -> _Part:

@@ -8,10 +8,10 @@ import numpy as np
 
 from ..hw import isa
 from ..hw.config import CoreConfig
-from ..model.network import AttentionScores, AttentionValues, Codes, IntegerNetwork, Linear, LogSoftmax, Tensor
+from ..model.network import AttentionScores, AttentionValues, Codes, Form, IntegerNetwork, Linear, LogSoftmax, Tensor
 from ..model.requantize import narrow
 
-__all__ = ["Operand", "moving_operand", "narrowed", "packing", "require_modes"]
+__all__ = ["Operand", "moving_operand", "narrowed", "packing", "padding_value", "require_modes"]
 
 _MODES = {8: isa.Mode.INT8, 4: isa.Mode.INT4, 2: isa.Mode.INT2, 1: isa.Mode.BINARY}
 
@@ -59,6 +59,17 @@ def packing(bits: int) -> int:
 def narrowed(tensor: Tensor, value: int) -> int:
     """An int8 as the tensor has it."""
     return int(narrow(np.array(value, np.int8), tensor.bits, unit=tensor.unit)) if tensor.bits < 8 else value
+
+
+def padding_value(network: IntegerNetwork, name: str) -> int:
+    """What the padding columns of a tensor hold: the zero point, through the table of the layer that writes it, in the tensor's bits."""
+    tensor = network.tensor(name)
+    value = tensor.zero_point
+    for operator in network.operators:
+        if operator.output == name and isinstance(operator, Linear) and operator.form is Form.TABLE:
+            value = int(network.arrays[f"{operator.name}.table"][value + 128])
+            break
+    return narrowed(tensor, value)
 
 
 def require_modes(network: IntegerNetwork, config: CoreConfig) -> None:

@@ -13,7 +13,7 @@ from .constants import weight_words
 from .emitter import Emitter, Piece
 from .layout import Layout, ceil_div
 from .memory import DoesNotFit
-from .operands import moving_operand, narrowed, packing
+from .operands import moving_operand, packing, padding_value
 from .program import Access, Port
 from .row_map import RowMap
 
@@ -82,7 +82,7 @@ def _linear_matmul(emitter: Emitter, operator: Linear, row: int, moving: Access,
     reads = [Access(buffer="constants", row=block, rows=result.tiles)]
     fields = {"form": isa.Form[operator.form.name].value, "constant": block, "constant_n": 1}
     fields |= moving_operand(emitter.tensors[operator.input]).fields | {"stationary_packing": packing(bits)}
-    if bits < 8:
+    if source.bits < 8:
         fields["k_pad"] = source.unused_bytes
     if operator.form is Form.TABLE:
         fields["table"] = emitter.load_table(name, emitter.function_tables, "function_tables", isa.Target.FUNCTION_TABLE)
@@ -195,11 +195,7 @@ def _padding(emitter: Emitter, operator: Linear) -> int:
     """What the padding columns of the output hold: the zero point, after the table."""
     if operator.form is Form.RAW:
         return 0
-    tensor = emitter.tensors[operator.output]
-    zero = tensor.zero_point
-    if operator.form is Form.TABLE:
-        zero = int(emitter.network.arrays[f"{operator.name}.table"][zero + 128])
-    return narrowed(tensor, zero)
+    return padding_value(emitter.network, operator.output)
 
 
 def matmul(

@@ -177,7 +177,7 @@ def test_unknown_names_are_refused_with_the_known_ones(refused, tmp_path):
         ("lanes=x", "takes an integer, not 'x'"),
         ("banks=3", "power of two"),
         ("banks", "takes an integer"),
-        ("modes=int8+int4", "modes must be int8"),
+        ("modes=int8+int3", "modes must be some of int8"),
         ("scratchpad_bytes=16", "at least"),
         ("memory_latency=0", "at least 1"),
     ],

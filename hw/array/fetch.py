@@ -1,5 +1,7 @@
 """Reads the stationary tiles of a MATMUL ahead of the moving rows."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -165,7 +167,7 @@ class StationaryFetch(wiring.Component):
         begins = Cat(Const(1, 1), *(~word[:log2].any() for log2 in range(1, 4)))
         return begins.bit_select((body.stationary_packing - _packing(body.mode))[:2], 1)
 
-    def _unpack(self, m: Module, body, fresh: Value) -> Value:
+    def _unpack(self, m: Module, body, fresh: Value) -> Any:
         """The words that were read, as the array takes them."""
         if not self.config.packed_weights:
             return self.read.data

@@ -133,7 +133,7 @@ class MacArray(wiring.Component):
                 operands.append(_operand(byte, is_log2) if "log2" in config.modes else byte)
                 is_log2 = delay(m, is_log2, 1, name=f"is_log2_{r}")
             return operands
-        filled = Signal(data.ArrayLayout(data.StructLayout({"byte": 8, "unit": 1}), config.lanes))
+        filled: Any = Signal(data.ArrayLayout(data.StructLayout({"byte": 8, "unit": 1}), config.lanes))
         is_unit = (moving.mode != Mode.BINARY) | (moving.codebook == Codebook.UNIT)
         for index, entry in enumerate(filled):
             keep = moving.keep[index]

@@ -30,9 +30,9 @@ def moving_layout(config: CoreConfig) -> data.StructLayout:
     """A decoded moving byte.
 
     ``value``: what is multiplied; ``bits`` and ``unit``: of mode binary, as in :func:`..product.product`, in other modes 0 and 1;
-    ``narrow``: the mode is int4, int2 or binary; ``low``: int2 or binary; ``int2``.
+    ``narrow``: the mode is int4, int2 or binary; ``low``: int2 or binary; ``int4``, ``int2``.
     """
-    multiplier = {"value": signed(18), "narrow": 1, "low": 1, "int2": 1} if multiplies(config) else {}
+    multiplier = {"value": signed(18), "narrow": 1, "low": 1, "int4": 1, "int2": 1} if multiplies(config) else {}
     return data.StructLayout(multiplier | ({"bits": 8, "unit": 1} if "binary" in config.modes else {}))
 
 
@@ -54,7 +54,7 @@ def moving_operand(m: Module, config: CoreConfig, name: str, byte: Value, unit: 
             m.d.comb += operand.bits.eq(byte)
     if not multiplies(config):
         return operand
-    for flag, names in (("narrow", NARROW), ("low", ("int2", "binary")), ("int2", ("int2",))):
+    for flag, names in (("narrow", NARROW), ("low", ("int2", "binary")), ("int4", ("int4",)), ("int2", ("int2",))):
         m.d.comb += operand[flag].eq(Cat(mode == Mode[name.upper()] for name in names if name in config.modes).any())
     code = byte[:4]
     roots = Array([Const(round(2 ** (14 - c / 2)), 15) for c in range(15)] + [Const(0, 15)])[code]

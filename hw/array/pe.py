@@ -52,7 +52,7 @@ def processing_element(
 ) -> tuple[Left, Above]:
     """Emit a processing element into ``m``; returns what it gives to the right and below.
 
-    ``multiply`` of a name, the operand and the active word is a register, ``add`` of the total above and this register the total.
+    ``multiply`` of a name, the operand and the active word is a value from registers, ``add`` of the total above and it the total.
 
     An operand that comes in cycle t is multiplied by the weight that is active in cycle t + 1 and is in the sum below in cycle t + 3.
     A swap in cycle t copies the shadow register: the new weight is active from cycle t + 1 on, that is for the operand of cycle t.

@@ -54,7 +54,7 @@ def sum_shape(config: CoreConfig, row: int) -> ShapeLike:
 def product(
     m: Module, config: CoreConfig, name: str, operand: data.View, active: Value, multiply: Callable[[Module, Value, Value], Value]
 ) -> Value:
-    """A register with the product and its bias, and below them, as bit 0, what makes the product exact when it is added too.
+    """From registers: the product and its bias, and below them, as bit 0, what makes the product exact when it is added too.
 
     The middle term of the product of two polynomials, the dot product of their digits, is cut out of the whole product. The terms below
     it are less than 1/2 of its unit, so that it is 1 too small where their sum is negative, and the bit is their sign.
@@ -71,24 +71,23 @@ def product(
         return Cat(Const(0, 2), register)
 
     whole = Signal(signed(36), name=f"{name}_whole")
-    m.d.comb += whole.eq(multiply(m, operand.value, weight(active)))
-    middle, of_int2 = whole[UNIT_BIT:], whole[3 * INT2_SPACING :]
-    # Of int2 5 bits tell -9 .. 16 apart; with the bias they are 7 .. 32.
-    of_int2 = Cat(of_int2[:4], ~of_int2[4], of_int2[4] & ~of_int2[3] & ~of_int2[2])
-    borrow, low, high = (Signal(width, name=f"{name}_{part}", reset_less=True) for part, width in (("borrow", 1), ("low", 6), ("high", 3)))
+    low, high, counted = (Signal(width, name=f"{name}_{part}", reset_less=True) for part, width in (("low", 9), ("high", 3), ("count", 4)))
     wide = Signal(max(config.product_bits - 9, 0), name=f"{name}_wide", reset_less=True)
-    m.d.sync += [
-        borrow.eq(Mux(operand.int2, whole[3 * INT2_SPACING - 1], whole[UNIT_BIT - 1])),
-        low.eq(Mux(operand.int2, of_int2, middle[:6]) | Cat(Const(0, 1), count)),
-        high.eq(Cat(middle[6:8], middle[8] ^ operand.narrow)),
-        wide.eq(middle[9:]),
-    ]
+    int4, int2 = (Signal(name=f"{name}_{flag}", reset_less=True) for flag in ("int4", "int2"))
+    m.d.comb += whole.eq(multiply(m, operand.value, weight(active)))
+    m.d.sync += [counted.eq(count), int4.eq(operand.int4), int2.eq(operand.int2)]
+    m.d.sync += Cat(low, wide).eq(Cat(whole[UNIT_BIT - 1 : UNIT_BIT + 8], whole[UNIT_BIT + 9 :]))
+    m.d.sync += high.eq(whole[UNIT_BIT + 6 : UNIT_BIT + 9])
     # A reset of the register costs no LUT.
     with m.If(operand.low):
         m.d.sync += high.eq(0)
     with m.If(operand.narrow):
         m.d.sync += wide.eq(0)
-    bits = Cat(borrow, low, high, wide)[: 1 + config.product_bits]
+    # Of int2 5 bits tell -9 .. 16 apart; with the bias they are 7 .. 32.
+    of_int2 = low[3 * INT2_SPACING - UNIT_BIT + 1 :]
+    of_int2 = Cat(of_int2[:4], ~of_int2[4], of_int2[4] & ~of_int2[3] & ~of_int2[2])
+    borrow = Mux(int2, low[3 * INT2_SPACING - UNIT_BIT], low[0])
+    bits = Cat(borrow, Mux(int2, of_int2, low[1:7]) | Cat(Const(0, 1), counted), high[:2], high[2] ^ int4, wide)[: 1 + config.product_bits]
     return bits.as_signed() if len(wide) else bits
 
 
