@@ -41,7 +41,8 @@ def test_chunks_of_windows_have_memory_of_their_own(tiny_swin_network):
 
 
 def test_a_core_without_maps_is_refused(tiny_swin_network):
-    with pytest.raises(ValueError, match=r"^layers.0.blocks.0.norm1 needs a map of \d+ rows; map_rows allows 0; the least that works is --set map_rows=64$"):
+    message = r"^layers.0.blocks.0.norm1 needs a map of \d+ rows; map_rows allows 0; the least that works is --set map_rows=64$"
+    with pytest.raises(ValueError, match=message):
         compile_network(tiny_swin_network, CoreConfig(lanes=8, map_rows=0))
 
 
