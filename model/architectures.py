@@ -39,6 +39,7 @@ ARCHITECTURES: dict[str, Config] = {
 LOW_BIT_NETWORKS: dict[str, tuple[str, str]] = {
     "bivit_deit_tiny": ("deit_tiny", "bivit"),
     "bivit_deit_tiny_w1a1": ("deit_tiny", "bivit_w1a1"),
+    "deit_tiny_w1a8": ("deit_tiny", "w1a8"),
     "bivit_swin_tiny": ("swin_tiny", "bivit"),
     "bivit_swin_tiny_w1a1": ("swin_tiny", "bivit_w1a1"),
     "bi_vit_deit_tiny": ("deit_tiny_distilled", "bi_vit"),

@@ -179,6 +179,9 @@ _BIVIT = Scheme(
     head_bits=1,
     attention=Attention.MAXIMUM,
 )
+_W1A8 = Scheme(
+    name="w1a8", paper="weights of He et al., ICCV 2023, attention of Lin et al., IJCAI 2022", weights=Weights.CENTRED_SIGN, weight_bits=1
+)
 _BI_VIT = Scheme(
     name="bi_vit",
     paper="Li et al., AAAI 2024",
@@ -223,5 +226,5 @@ _REPQ_VIT = Scheme(
 _W1A1 = replace(_BIVIT, name="bivit_w1a1", hidden_bits=1)
 _W2A2 = replace(_QVIT, name="qvit_w2a2", weight_bits=2, token_bits=2, hidden_bits=2, head_bits=2)
 
-LOW_BIT: dict[str, Scheme] = {scheme.name: scheme for scheme in (_BIVIT, _W1A1, _BI_VIT, _TERVIT, _QVIT, _W2A2, _REPQ_VIT)}
+LOW_BIT: dict[str, Scheme] = {scheme.name: scheme for scheme in (_BIVIT, _W1A1, _W1A8, _BI_VIT, _TERVIT, _QVIT, _W2A2, _REPQ_VIT)}
 """Every scheme, by its name in ``vitloom quantize --scheme``."""
