@@ -123,7 +123,7 @@ def main() -> None:
                 print(f"{kind}, seed {seed}: {results[kind][-1]} of {len(test_labels)}, {time.perf_counter() - began:.0f} s", flush=True)
                 if kind == name:
                     np.savez_compressed(given.output / f"{name}_{seed}.npz", allow_pickle=False, **learned_parameters(student))
-                path.write_text(json.dumps(results | {"images": len(test_labels), "epochs": given.epochs}, indent=2) + "\n")
+                path.write_text(json.dumps(results | {"epochs": given.epochs}, indent=2) + "\n")
     if not given.trial:
         ship(given.output)
 

@@ -19,18 +19,20 @@ from ..schemes.quantize import calibrated_reference
 from ..schemes.scheme import LOW_BIT, Scheme
 from ..schemes.weights import low_bit_weight
 
-__all__ = ["TITLES", "accuracies", "as_deployed", "export", "held_out_images", "main", "render", "ship"]
+__all__ = ["TITLES", "as_deployed", "digit_images", "export", "main", "predictions", "render", "ship"]
 
 _ROOT = Path(__file__).parents[2]
 _DOCUMENT = _ROOT / "docs" / "training.md"
-_TESTS = _ROOT / "tests" / "data" / "digits_split.npz"
+_SPLIT = _ROOT / "tests" / "data" / "digits_split.npz"
+
+TEST_IMAGES, ALL_IMAGES = 360, 1797
 
 #: By the name of a method: what the table calls it, and its baseline.
 TITLES = {
     "bivit": ("BiViT", "BiBERT's attention and scales"),
     "bi_vit": ("Bi-ViT", "one threshold for all heads"),
     "tervit": ("TerViT", "ternary at once"),
-    "qvit": ("Q-ViT, 2 bits", "LSQ"),
+    "qvit": ("Q-ViT", "LSQ"),
 }
 
 
@@ -51,56 +53,61 @@ def as_deployed(scheme: Scheme, state: State) -> State:
     return result
 
 
-def held_out_images() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The 360 images that nothing was trained or calibrated with, and their labels."""
-    with np.load(_TESTS, allow_pickle=False) as file:
-        return file["xte"][:, None], file["yte"]
+def digit_images() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """All 1797 images and their labels; the last 360 are the test images, which nothing was trained or calibrated with."""
+    with np.load(_SPLIT, allow_pickle=False) as file:
+        return np.concatenate([file["xtr"], file["xte"]])[:, None], np.concatenate([file["ytr"], file["yte"]])
 
 
-def accuracies(scheme: Scheme, state: State) -> tuple[int, int]:
-    """Test images that the float-quantised network and the integer one classify correctly."""
-    images, labels = held_out_images()
+def predictions(scheme: Scheme, state: State, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
+    """Classes (n,) that the float-quantised network, the ``reference``, and the ``integer`` network give images (n, 1, 8, 8)."""
     calibration = load_images(DATA / "digits_calibration.npz")
     reference, _ = calibrated_reference(scheme, DIGITS, state, calibration)
     integer = quantize(DIGITS, state, calibration, scheme=scheme.name, name="trained", origin="training")
-    found = reference.forward(normalise(DIGITS, images)).argmax(axis=1), predict(integer, images)
-    return tuple(int(np.sum(predictions == labels)) for predictions in found)  # type: ignore[return-value]
+    return {"reference": reference.forward(normalise(DIGITS, images)).argmax(axis=1), "integer": predict(integer, images)}
 
 
 def export(folder: Path, output: Path = DATA) -> dict[str, Any]:
     """Quantise every trained network in ``folder``, and write those of seed 0, and all accuracies, into ``output``."""
     results = json.loads((folder / "accuracy.json").read_text())
+    images, labels = digit_images()
     for method in TITLES:
         name = f"{method}_digits"
         scheme = LOW_BIT[LOW_BIT_NETWORKS[name][1]]
-        pairs = []
+        found = []
         for seed in range(len(results.get(method, []))):
             with np.load(folder / f"{method}_{seed}.npz", allow_pickle=False) as file:
                 state = as_deployed(scheme, dict(file))
-            pairs.append(accuracies(scheme, state))
-            print(f"{method}, seed {seed}: float-quantised {pairs[-1][0]}, integer {pairs[-1][1]} of {results['images']}", flush=True)
+            found.append({kind: given == labels for kind, given in predictions(scheme, state, images).items()})
+            print(
+                f"{method}, seed {seed}: { ({kind: int(right.sum()) for kind, right in found[-1].items()}) } of {len(labels)}", flush=True
+            )
             if seed == 0:
                 np.savez_compressed(output / f"{name}.npz", allow_pickle=False, **state)
                 quantize_digits(output, name).save(output / f"{name}.int.safetensors")
-        if pairs:
-            results[f"{method} reference"], results[f"{method} integer"] = (list(part) for part in zip(*pairs, strict=True))
+        for kind in ("reference", "integer") if found else ():
+            right = np.stack([each[kind] for each in found])
+            results[f"{method} {kind}"] = right[:, -TEST_IMAGES:].sum(axis=1).tolist()
+            results[f"{method} {kind}, all images"] = right.sum(axis=1).tolist()
     (output / "digits_training.json").write_text(json.dumps(results, indent=2) + "\n")
     return results
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown table: a row for each kind of network, its correct images for each seed, and the mean."""
+    """Markdown table: a row for each kind of network, its correct test images for each seed, and the means."""
     seeds = max(len(value) for value in results.values() if isinstance(value, list))
-    lines = [f"| network | {' | '.join(f'seed {seed}' for seed in range(seeds))} | mean |", "| --- |" + " ---: |" * (seeds + 1)]
+    titles = ["network", *(f"seed {seed}" for seed in range(seeds)), f"mean of {TEST_IMAGES}", f"mean of all {ALL_IMAGES}"]
+    lines = [titles, ["---", *["---:"] * (seeds + 2)]]
     rows = {"float": "float, `digits_vit`"}
     for method, (name, baseline) in TITLES.items():
-        rows |= {method: f"**{name}**", f"{method} baseline": f"baseline: {baseline}"}
+        rows |= {method: f"**{name}**, trained", f"{method} baseline": f"{name}'s baseline: {baseline}"}
         rows |= {f"{method} reference": f"{name}, float-quantised", f"{method} integer": f"{name}, integer network"}
     for key, title in rows.items():
         if counts := results.get(key):
-            cells = [str(count) for count in counts] + [""] * (seeds - len(counts))
-            lines.append(f"| {title} | {' | '.join(cells)} | {100 * np.mean(counts) / results['images']:.1f} % |")
-    return "\n".join(lines) + "\n"
+            means = [f"{100 * np.mean(counts) / TEST_IMAGES:.1f} %"]
+            means += [f"{100 * np.mean(whole) / ALL_IMAGES:.1f} %" if (whole := results.get(f"{key}, all images")) else ""]
+            lines.append([title, *map(str, counts), *[""] * (seeds - len(counts)), *means])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def render(results: dict[str, Any], document: str) -> str:
