@@ -59,7 +59,7 @@ def digit_images() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         return np.concatenate([file["xtr"], file["xte"]])[:, None], np.concatenate([file["ytr"], file["yte"]])
 
 
-def predictions(scheme: Scheme, state: State, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
+def predictions(scheme: Scheme, state: State, images: NDArray[np.uint8]) -> dict[str, NDArray]:
     """Classes (n,) that the float-quantised network, the ``reference``, and the ``integer`` network give images (n, 1, 8, 8)."""
     calibration = load_images(DATA / "digits_calibration.npz")
     reference, _ = calibrated_reference(scheme, DIGITS, state, calibration)
