@@ -49,7 +49,6 @@ LOW_BIT_NETWORKS: dict[str, tuple[str, str]] = {
     "qvit_deit_small_w2a2": ("deit_small_distilled", "qvit_w2a2"),
     "repq_vit_deit_small": ("deit_small", "repq_vit_w4a4"),
     "bivit_digits": ("digits_vit", "bivit"),
-    "bi_vit_digits": ("digits_vit", "bi_vit"),
     "tervit_digits": ("digits_vit", "tervit"),
     "qvit_digits": ("digits_vit", "qvit_w2a2"),
 }

@@ -114,6 +114,7 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {}
     results["float"] = [correct(teacher_network(), test_inputs, test_targets)]
     for name in given.methods or METHODS:
+        results["epochs"] = results.get("epochs", {}) | {name: given.epochs}
         for kind, method in zip((name, f"{name} baseline"), METHODS[name], strict=True):
             results[kind] = []
             for seed in range(given.seeds):
@@ -123,7 +124,7 @@ def main() -> None:
                 print(f"{kind}, seed {seed}: {results[kind][-1]} of {len(test_labels)}, {time.perf_counter() - began:.0f} s", flush=True)
                 if kind == name:
                     np.savez_compressed(given.output / f"{name}_{seed}.npz", allow_pickle=False, **learned_parameters(student))
-                path.write_text(json.dumps(results | {"epochs": given.epochs}, indent=2) + "\n")
+                path.write_text(json.dumps(results, indent=2) + "\n")
     if not given.trial:
         ship(given.output)
 

@@ -27,12 +27,12 @@ _SPLIT = _ROOT / "tests" / "data" / "digits_split.npz"
 
 TEST_IMAGES, ALL_IMAGES = 360, 1797
 
-#: By the name of a method: what the table calls it, and its baseline.
+#: By the name of a method: its scheme, what the table calls it, and its baseline. Those of a name in ``LOW_BIT_NETWORKS`` ship.
 TITLES = {
-    "bivit": ("BiViT", "BiBERT's attention and scales"),
-    "bi_vit": ("Bi-ViT", "one threshold for all heads"),
-    "tervit": ("TerViT", "ternary at once"),
-    "qvit": ("Q-ViT", "LSQ"),
+    "bivit": ("bivit", "BiViT", "BiBERT's attention and scales"),
+    "bi_vit": ("bi_vit", "Bi-ViT", "one threshold for all heads"),
+    "tervit": ("tervit", "TerViT", "ternary at once"),
+    "qvit": ("qvit_w2a2", "Q-ViT", "LSQ"),
 }
 
 
@@ -59,7 +59,7 @@ def digit_images() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         return np.concatenate([file["xtr"], file["xte"]])[:, None], np.concatenate([file["ytr"], file["yte"]])
 
 
-def predictions(scheme: Scheme, state: State, images: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
+def predictions(scheme: Scheme, state: State, images: NDArray[np.uint8]) -> dict[str, NDArray]:
     """Classes (n,) that the float-quantised network, the ``reference``, and the ``integer`` network give images (n, 1, 8, 8)."""
     calibration = load_images(DATA / "digits_calibration.npz")
     reference, _ = calibrated_reference(scheme, DIGITS, state, calibration)
@@ -71,10 +71,8 @@ def export(folder: Path, output: Path = DATA) -> dict[str, Any]:
     """Quantise every trained network in ``folder``, and write those of seed 0, and all accuracies, into ``output``."""
     results = json.loads((folder / "accuracy.json").read_text())
     images, labels = digit_images()
-    for method in TITLES:
-        name = f"{method}_digits"
-        scheme = LOW_BIT[LOW_BIT_NETWORKS[name][1]]
-        found = []
+    for method, (scheme_name, *_) in TITLES.items():
+        name, scheme, found = f"{method}_digits", LOW_BIT[scheme_name], []
         for seed in range(len(results.get(method, []))):
             with np.load(folder / f"{method}_{seed}.npz", allow_pickle=False) as file:
                 state = as_deployed(scheme, dict(file))
@@ -82,7 +80,7 @@ def export(folder: Path, output: Path = DATA) -> dict[str, Any]:
             print(
                 f"{method}, seed {seed}: { ({kind: int(right.sum()) for kind, right in found[-1].items()}) } of {len(labels)}", flush=True
             )
-            if seed == 0:
+            if seed == 0 and name in LOW_BIT_NETWORKS:
                 np.savez_compressed(output / f"{name}.npz", allow_pickle=False, **state)
                 quantize_digits(output, name).save(output / f"{name}.int.safetensors")
         for kind in ("reference", "integer") if found else ():
@@ -99,7 +97,7 @@ def table(results: dict[str, Any]) -> str:
     titles = ["network", *(f"seed {seed}" for seed in range(seeds)), f"mean of {TEST_IMAGES}", f"mean of all {ALL_IMAGES}"]
     lines = [titles, ["---", *["---:"] * (seeds + 2)]]
     rows = {"float": "float, `digits_vit`"}
-    for method, (name, baseline) in TITLES.items():
+    for method, (_, name, baseline) in TITLES.items():
         rows |= {method: f"**{name}**, trained", f"{method} baseline": f"{name}'s baseline: {baseline}"}
         rows |= {f"{method} reference": f"{name}, float-quantised", f"{method} integer": f"{name}, integer network"}
     for key, title in rows.items():
