@@ -196,9 +196,7 @@ ALL = ("int8", "log2", "int4", "int2", "binary")
         (4, ("int8", "log2"), ShiftAndAdd),
         (8, ALL, MacArray),
         (8, ("binary",), MacArray),
-        (8, ("int4",), MacArray),
         (8, ("int2", "binary"), MacArray),
-        (8, ("int8", "binary"), MacArray),
         (16, ("int8", "int4"), MacArray),
     ],
 )
