@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..hw import isa
-from ..hw.config import NARROW, CoreConfig
+from ..hw.config import MODES, PACKING, CoreConfig
 from ..hw.memory_engines import table_words, target_words
 from ..hw.sequencer import Sequencer
 from .layout import ceil_div
@@ -20,8 +20,6 @@ __all__ = ["check"]
 
 _MAX_TOKENS = (1 << 6) - 1
 _ARRAY, _ROWS = isa.Queue.ARRAY.value, isa.Queue.ROWS.value
-#: log2 of the values in a byte of a mode's operands.
-_PACKING = {isa.Mode[mode.upper()].value: (8 // bits).bit_length() - 1 for mode, bits in NARROW.items()}
 
 
 @dataclass
@@ -127,7 +125,7 @@ def _footprint(opcode: isa.Opcode, f: dict[str, int], config: CoreConfig, offset
             k, n = f["k_tiles"], f["n_tiles"]
             result.read(pad, f["moving"], (f["moving_row"], len(rows)), (f["moving_k"], k), port="moving")
             # With weights of fewer bits than the moving operand a word is several rows of the array.
-            words = config.lanes >> f["stationary_packing"] - _PACKING.get(f["mode"], 0)
+            words = config.lanes >> f["stationary_packing"] - PACKING[MODES[f["mode"]]]
             steps = ((f["stationary_word"], words), (f["stationary_k"], k), (f["stationary_n"], n))
             result.read(pad, f["stationary"], *steps, port="stationary")
             if f["form"] == isa.Form.RESIDUAL.value:

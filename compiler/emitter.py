@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..hw import isa
-from ..hw.config import NARROW, CoreConfig
+from ..hw.config import PACKING, CoreConfig
 from ..hw.memory_engines import table_words
 from ..model.network import AveragePool, IntegerNetwork, Linear
 from .constants import MemoryImage, weight_words
@@ -340,8 +340,7 @@ class Emitter:
 
     def add_product(self, name: str, operand: Operand, **sizes: int) -> None:
         """Describe products of one operator for reports."""
-        values = 8 // NARROW.get(operand.name, 8)
-        self.add_layer(name, "gemm", mode=operand.name, packing=values, **sizes)
+        self.add_layer(name, "gemm", mode=operand.name, packing=1 << PACKING[operand.name], **sizes)
 
 
 def phases(network: IntegerNetwork) -> dict[str, int]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..hw import isa
-from ..hw.config import CoreConfig
+from ..hw.config import NARROW, CoreConfig
 from ..model.network import AttentionScores, AttentionValues, Codes, Form, IntegerNetwork, Linear, LogSoftmax, Tensor
 from ..model.requantize import narrow
 
 __all__ = ["Operand", "moving_operand", "narrowed", "packing", "padding_value", "require_modes"]
 
-_MODES = {8: isa.Mode.INT8, 4: isa.Mode.INT4, 2: isa.Mode.INT2, 1: isa.Mode.BINARY}
+#: Mode by the bits of its operands.
+_MODES = {8: isa.Mode.INT8} | {bits: isa.Mode[name.upper()] for name, bits in NARROW.items()}
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import zlib
 from dataclasses import asdict, dataclass, replace
 
-from amaranth.utils import ceil_log2
+from amaranth.utils import ceil_log2, exact_log2
 
-__all__ = ["LANES", "MODES", "NARROW", "PRESETS", "CoreConfig", "preset"]
+__all__ = ["LANES", "MODES", "NARROW", "PACKING", "PRESETS", "CoreConfig", "preset"]
 
 LANES = (4, 8, 12, 16, 32, 64)
 #: Operand modes, in the order of their bits in the configuration register and of their codes in an instruction.
 MODES = ("int8", "log2", "int4", "int2", "binary")
 #: Bits of both operands in the modes that take several products of a byte pair in a cycle.
 NARROW = {"int4": 4, "int2": 2, "binary": 1}
+#: log2 of the values in a byte of a mode's operands, as instructions have it.
+PACKING = {mode: exact_log2(8 // NARROW.get(mode, 8)) for mode in MODES}
 #: Bits of a product in each mode: of two bytes, of a power of two and a byte, of a dot product of 2, 4 or 8.
 _PRODUCT_BITS = {"int8": 16, "log2": 22, "int4": 9, "int2": 6, "binary": 6}
 

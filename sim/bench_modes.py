@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..boards.synth import synth
-from ..hw.config import MODES, NARROW, preset
+from ..hw.config import MODES, NARROW, PACKING, preset
 
 __all__ = ["MODE_SETS", "OTHERS", "Limit", "finn_luts", "macs_per_element", "modes_text", "resources_of_modes"]
 
@@ -34,7 +34,7 @@ _LIMITS = {("int8", "log2"): Limit(40, 1), ("binary",): Limit(35, 0), MODES: Lim
 
 def macs_per_element(mode: str) -> int:
     """Products that a processing element does in a cycle of the mode."""
-    return 8 // NARROW.get(mode, 8)
+    return 1 << PACKING[mode]
 
 
 def finn_luts(bits: int) -> float:

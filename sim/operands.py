@@ -7,14 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ..hw.config import MODES, PACKING
 from ..hw.isa import Codebook, LoadDirection, Mode
 from ..model.matmul import LOG2_WEIGHTS, SQRT2_WEIGHTS, ZERO_CODE, int8_matmul, log2_matmul
 from ..model.packing import unpack_rows, unpack_values
 
-__all__ = ["MODE_PACKING", "matmul", "stationary_words"]
+__all__ = ["matmul", "stationary_words"]
 
-#: log2 of the values in a byte of the moving operand.
-MODE_PACKING = {Mode.INT8: 0, Mode.LOG2: 0, Mode.INT4: 1, Mode.INT2: 2, Mode.BINARY: 3}
 #: What a byte of equal and unequal signs gives more than the sum of their products.
 _SIGNS = 8
 
@@ -22,14 +21,13 @@ _SIGNS = 8
 def stationary_words(fields: Mapping[str, int], lanes: int) -> int:
     """Stored words of a stationary tile: fewer than L where weights have fewer bits than the mode."""
     mode = Mode(fields["mode"])
-    denser = fields["stationary_packing"] - MODE_PACKING[mode]
+    packing = PACKING[MODES[mode.value]]
+    denser = fields["stationary_packing"] - packing
     if fields["direction"] == LoadDirection.COLUMN.value:
         if denser:
             raise ValueError(f"a stationary operand in columns has the bits of mode {mode.name}, not {8 >> fields['stationary_packing']}")
     elif denser < 0:
-        raise ValueError(
-            f"mode {mode.name} takes weights of {8 >> MODE_PACKING[mode]} bits and less, not {8 >> fields['stationary_packing']}"
-        )
+        raise ValueError(f"mode {mode.name} takes weights of {8 >> packing} bits and less, not {8 >> fields['stationary_packing']}")
     return lanes >> denser
 
 
@@ -42,7 +40,7 @@ def matmul(
     """
     mode, codebook = Mode(fields["mode"]), Codebook(fields["codebook"])
     rows, k_tiles, lanes = moving.shape
-    packing = MODE_PACKING[mode]
+    packing = PACKING[MODES[mode.value]]
     kept = np.ones((k_tiles, lanes), bool)
     kept[0, : fields["k_skip"]] = False
     kept[-1, lanes - fields["k_pad"] :] = False

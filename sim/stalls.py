@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ..compiler.layout import ceil_div
 from ..compiler.program import Program
 from ..hw.isa import Opcode
 from ..hw.memory_port import MAX_BURST
@@ -27,7 +28,7 @@ def handshakes(program: Program) -> int:
     count = 0
     for instruction in program.instructions:
         beats = instruction.fields.get("words", 0) * program.config.beats
-        bursts = -(-beats // MAX_BURST)
+        bursts = ceil_div(beats, MAX_BURST)
         if instruction.opcode is Opcode.LOAD:
             count += bursts + beats
         elif instruction.opcode is Opcode.STORE:

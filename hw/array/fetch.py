@@ -5,11 +5,10 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 
 from .. import isa
 from ..arith import delay
-from ..config import MODES, NARROW, CoreConfig
+from ..config import MODES, PACKING, CoreConfig
 from ..scratchpad import READ_LATENCY, ReadPort
 from .mac_array import StationarySignature
 from .unpack import StationaryUnpack
@@ -180,5 +179,4 @@ class StationaryFetch(wiring.Component):
 
 def _packing(mode: Value) -> Value:
     """log2 of the values that the array takes of a byte."""
-    packings = {isa.Mode[name.upper()]: exact_log2(8 // bits) for name, bits in NARROW.items()}
-    return Array(packings.get(isa.Mode(code), 0) for code in range(len(MODES)))[mode.as_value()]
+    return Array(PACKING[name] for name in MODES)[mode.as_value()]

@@ -5,9 +5,8 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.utils import exact_log2
 
-from ..config import NARROW, CoreConfig
+from ..config import PACKING, CoreConfig
 
 __all__ = ["StationaryUnpack"]
 
@@ -47,7 +46,7 @@ class StationaryUnpack(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         # Only what the modes need: values as wide as they take, or of fewer bits.
-        taken = {0} | {exact_log2(8 // NARROW[mode]) for mode in self.config.modes if mode in NARROW}
+        taken = {0} | {PACKING[mode] for mode in self.config.modes}
         for lane in range(self.config.lanes):
             part, rest = (Signal(8, name=f"{name}_{lane}") for name in ("part", "rest"))
             m.d.comb += [part.eq(Mux(self.fresh, self.i[lane], rest)), self.o[lane].eq(part)]

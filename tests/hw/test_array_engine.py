@@ -15,13 +15,13 @@ from vitloom.hw import isa
 from vitloom.hw.array.drain import Drain
 from vitloom.hw.array.engine import ArrayEngine
 from vitloom.hw.array.mac_array import array_latency
-from vitloom.hw.config import MODES, CoreConfig
+from vitloom.hw.config import MODES, PACKING, CoreConfig
 from vitloom.hw.row_map import MapWrite
 from vitloom.hw.scratchpad import PARTS, READ_LATENCY, READERS, WRITERS, Scratchpad, WritePort
 from vitloom.model.packing import pack_rows, pack_values
 from vitloom.model.requantize import apply_table, narrow, requantize, requantize_raw, requantize_residual
 from vitloom.sim.array_timing import ArrayTiming
-from vitloom.sim.operands import MODE_PACKING, matmul, stationary_words
+from vitloom.sim.operands import matmul, stationary_words
 from vitloom.sim.runner import run_component
 from vitloom.sim.streams import pack, reset, start_clock, unpack
 
@@ -152,7 +152,7 @@ class Bench:
     def randomize_packing(self, fields: dict[str, int]) -> None:
         """Operands and results of any bits, in an instruction with operands and results of 8."""
         rng, lanes, mode = self.rng, self.config.lanes, isa.Mode(fields["mode"])
-        packing = MODE_PACKING[mode]
+        packing = PACKING[mode.name.lower()]
         if mode in (isa.Mode.BINARY, isa.Mode.LOG2):
             fields["codebook"] = int(rng.integers(2))
         if mode is isa.Mode.INT4:
@@ -308,12 +308,12 @@ async def a_product_that_fills_its_tiles_takes_its_share_of_the_cycles_of_int8(d
     rows, depth = bench.config.accumulator_rows, 32  # k tiles of operands of 8 bits
     for name in bench.config.modes:
         mode = isa.Mode[name.upper()]
-        change = {"mode": mode.value, "rows": rows, "k_tiles": depth >> MODE_PACKING[mode], "n_tiles": 1, "map": 0}
+        change = {"mode": mode.value, "rows": rows, "k_tiles": depth >> PACKING[mode.name.lower()], "n_tiles": 1, "map": 0}
         change |= {"form": isa.Form.REQUANTIZE.value, **dict.fromkeys(_PACKED, 0)}
         if bench.config.narrow:
-            change["stationary_packing"] = MODE_PACKING[mode]
+            change["stationary_packing"] = PACKING[mode.name.lower()]
         _, _, dones, _ = await run_program(dut, bench, [{**bench.instructions[0], **change}] * 4, 0.0)
-        np.testing.assert_array_equal(np.diff(dones), rows * depth >> MODE_PACKING[mode], err_msg=name)
+        np.testing.assert_array_equal(np.diff(dones), rows * depth >> PACKING[mode.name.lower()], err_msg=name)
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
