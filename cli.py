@@ -17,6 +17,7 @@ from .boards import board as find_board
 from .boards.elaborate import elaborate
 from .boards.synth import UNITS, synth, table
 from .compiler.compile import compile_network
+from .hw.bus.core import BUSES
 from .hw.config import LANES, PRESETS, preset
 from .model.network import ImageFormat, IntegerNetwork
 from .model.networks import ARCHITECTURES, SHIPPED, integer_network, network_structure, samples
@@ -102,6 +103,8 @@ def _add_elaborate(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("elaborate", help="Verilog of a core and what goes with it")
     _add_config(command, otherwise="that of the board")
     command.add_argument("--board", metavar="B", help=f"a project for this board: {', '.join(BOARDS)}")
+    buses = f"ports of the core: none, its own (default), or {', '.join(BUSES)}"
+    command.add_argument("--bus", metavar="B", choices=("none", *BUSES), default="none", help=buses)
     command.add_argument("-o", dest="output", metavar="DIR", type=Path, required=True, help="folder to write")
     command.set_defaults(run=_elaborate)
 
@@ -222,7 +225,8 @@ def _elaborate(given: argparse.Namespace) -> int:
     if given.board is not None:
         find_board(given.board)
     config = preset(name, given.settings)
-    for path in elaborate(config, board=given.board, output=given.output, preset=name):
+    bus = None if given.bus == "none" else given.bus
+    for path in elaborate(config, board=given.board, output=given.output, preset=name, bus=bus):
         print(path)
     return 0
 

@@ -25,7 +25,7 @@ _ECP5 = "+/ecp5/cells_sim.v +/ecp5/cells_bb.v"
 CELLS = {"ulx3s-85f": _ECP5, "ecpix5-85f": _ECP5, "icebreaker": "+/ice40/cells_sim.v"}
 #: The four-lane core is quick to elaborate, and fits every board of this family.
 CONFIGS = {"ulx3s-85f": PRESETS["ulx3s-85f"], "ecpix5-85f": PRESETS["icebreaker"], "icebreaker": PRESETS["icebreaker"]}
-CORE_FILES = {"core.v", "configuration.json", "registers.md", "instruction-set.md"}
+CORE_FILES = {"core.v", "configuration.json", "registers.md", "registers.h", "core.svd", "instruction-set.md"}
 
 
 @pytest.fixture(scope="module", params=BOARDS)
