@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
 
-from vitloom.boards.host import Host, LargestLogit
+from vitloom.boards.standalone import Host, LargestLogit
 from vitloom.hw import isa
 from vitloom.hw.config import CoreConfig
 from vitloom.hw.memory_port import ADDRESS_BITS
