@@ -176,13 +176,16 @@ class Device:
 
     def upload(self, program: Program) -> None:
         """Stop what runs; write the program and all that external memory holds before a run."""
+        self.upload_program(program)
+        self.write_memory(0, program.memory_image)
+
+    def upload_program(self, program: Program) -> None:
+        """Stop what runs; write the program, for weights that are in memory already."""
         self.check(program.fingerprint)
         self.write_registers(Register.CONTROL, [_CLEAR])
-        words = [word for one in program.words() for word in _slots(one)]
-        self.write_registers(isa.PROGRAM_WINDOW, words)
+        self.write_registers(isa.PROGRAM_WINDOW, [word for instruction in program.words() for word in _slots(instruction)])
         self.write_registers(Register.EXPECTED, [program.fingerprint])
         self.write_registers(Register.MEMORY_BASE, [0])
-        self.write_memory(0, program.memory_image)
         self.program = program
 
     def run(self, patches: NDArray[np.int8], *, limit: float = 10.0) -> Result:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import cocotb
 import pytest
-from cocotb.triggers import ClockCycles, Combine, RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from vitloom.boards.sdram import BUS_BYTES, Sdram, SdramChip
 from vitloom.hw.memory_port import ADDRESS_BITS, MAX_BURST
@@ -78,9 +78,8 @@ async def random_bursts_equal_a_dictionary(dut):
         writes = [(address, [rng.getrandbits(WIDTH) for _ in range(beats)]) for address, beats in (place(rng, ~turn & 1) for _ in range(5))]
         reading = cocotb.start_soon(read(dut, reads, rng))
         writing = cocotb.start_soon(write(dut, writes, rng))
-        await Combine(reading, writing)
-        assert reading.result() == [memory.get(address + beat, 0) for address, beats in reads for beat in range(beats)]
-        assert writing.result() == [0] * len(writes)
+        assert await reading == [memory.get(address + beat, 0) for address, beats in reads for beat in range(beats)]
+        assert await writing == [0] * len(writes)
         for address, words in writes:
             memory |= {address + beat: word for beat, word in enumerate(words)}
     assert {address: word for address, word in model.memory.items() if word} == {address: word for address, word in memory.items() if word}
