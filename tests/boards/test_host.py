@@ -1,6 +1,7 @@
 # amaranth: UnusedElaboratable=no
 """The host's class against devices that misbehave, and a digit through the pins of a board: UART, core, SDRAM."""
 
+import json
 import random
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from vitloom.boards.host import CoreError, Device, LinkError, WrongDevice
 from vitloom.boards.linked import SdramCore
 from vitloom.boards.sdram import BANKS, SdramChip
 from vitloom.boards.sdram import Command as ChipCommand
+from vitloom.cli import main
 from vitloom.compiler.compile import compile_network
 from vitloom.hw import isa
 from vitloom.hw.config import CoreConfig, preset
@@ -110,8 +112,10 @@ class FakeDevice:
             Register.SHAPE: CONFIG.port_bytes << 16,
         }
     )
+    memory: bytearray = field(default_factory=lambda: bytearray(1 << 18))
     faults: list[str] = field(default_factory=list)
-    requests: list[bytes] = field(default_factory=list)
+    #: Written to memory when a run starts, which then is done.
+    output: tuple[int, bytes] = (0, b"")
     answer: bytes = b""
 
     def write(self, content):
@@ -119,7 +123,6 @@ class FakeDevice:
         if fault == "gone":
             raise OSError("device disconnected")
         (body,) = Decoder().feed(content)
-        self.requests.append(body)
         tag, command, count, address = REQUEST.unpack(body[:HEADER_BYTES])
         data = b""
         if command == Command.READ_REGISTERS:
@@ -127,6 +130,15 @@ class FakeDevice:
         elif command == Command.WRITE_REGISTERS:
             for index in range(count):
                 self.registers[address + index] = int.from_bytes(body[HEADER_BYTES + 4 * index :][:4], "little")
+            if address == Register.CONTROL and self.registers[address] == 1:
+                self.memory[self.output[0] : self.output[0] + len(self.output[1])] = self.output[1]
+                self.registers |= {Register.STATUS: 2, Register.CYCLES_LOW: 7, Register.CYCLES_HIGH: 1}
+        else:
+            place = slice(CONFIG.port_bytes * address, CONFIG.port_bytes * (address + count))
+            if command == Command.WRITE_MEMORY:
+                self.memory[place] = body[HEADER_BYTES:]
+            else:
+                data = bytes(self.memory[place])
         frame = encode(bytes([tag, RESPONSE | Status.OK]) + data)
         self.answer = {
             "silent": b"",
@@ -185,6 +197,51 @@ def test_another_device_is_refused(register, value, message):
 def test_running_without_a_program_is_refused():
     with pytest.raises(ValueError, match="no program is uploaded"):
         Device(transport=FakeDevice()).run(np.zeros((1, 1), np.int8))
+
+
+@pytest.fixture
+def digits():
+    """Network, one image, its logits, and a device that will answer them."""
+    network = integer_network("digits_vit")
+    image = samples("digits_vit")[0][:1]
+    logits = golden.run(network, image)[network.outputs[0]][0]
+    program = compile_network(network, CONFIG)
+    address, _ = program.output_regions[network.outputs[0]]
+    transport = FakeDevice(output=(address * CONFIG.lanes, program.layouts[network.outputs[0]].pack(logits)))
+    return program, image, logits, transport
+
+
+def test_a_run_uploads_all_and_reads_logits_and_cycles(digits):
+    program, image, logits, transport = digits
+    transport.faults = ["silent", "", "", "cut", "", "changed"]
+    device = Device(transport=transport)
+    device.upload(program)
+    assert transport.memory[: len(program.memory_image)] == program.memory_image
+    words = [transport.registers[isa.PROGRAM_WINDOW + 16 + word] for word in range(isa.INSTRUCTION_WORDS)]
+    assert sum(word << 32 * place for place, word in enumerate(words)) == program.words()[1]
+    result = device.run(golden.patches(integer_network("digits_vit").image, image)[0])
+    np.testing.assert_array_equal(result.logits["head"], logits)
+    assert (result.cycles, device.retries) == (1 << 32 | 7, 3)
+
+
+def test_the_command_runs_an_image_on_the_board(digits, monkeypatch, capsys, tmp_path):
+    _, image, logits, transport = digits
+    monkeypatch.setattr("vitloom.cli.open_device", lambda port, baud: Device(transport=transport))
+    np.save(tmp_path / "digit.npy", image[0])
+    options = ["--preset", "l4", "--set", "memory_bytes_per_cycle=2", "--image", str(tmp_path / "digit.npy"), "--json"]
+    assert main(["run", "digits_vit", "--port", "COM1", *options, str(tmp_path / "result.json")]) == 0
+    assert capsys.readouterr().out == f"image 0: {np.argmax(logits)}, {(1 << 32) + 7} cycles\n0 requests repeated\n"
+    (row,) = json.loads((tmp_path / "result.json").read_text())["images"]
+    assert row["logits"]["head"] == logits[0].tolist()
+
+
+def test_the_command_says_what_is_wrong_with_the_port(capsys):
+    options = ["run", "digits_vit", "--preset", "l4", "--port"]
+    assert main([*options, "/dev/no_such_port"]) == 2
+    assert "could not open port /dev/no_such_port" in capsys.readouterr().err
+    # Its own frames come back, which no device would send.
+    assert main([*options, "loop://"]) == 2
+    assert "does not answer after 4 attempts" in capsys.readouterr().err
 
 
 def test_the_decoder_finds_frames_in_pieces():
