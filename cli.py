@@ -15,7 +15,8 @@ from . import __version__
 from .boards import BOARDS
 from .boards import board as find_board
 from .boards.elaborate import elaborate
-from .boards.host import BAUD, open_device
+from .boards.frames import BAUD
+from .boards.host import open_device
 from .boards.run import run_on_board, run_text
 from .boards.synth import UNITS, synth, table
 from .compiler.compile import compile_network

@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass
 
 __all__ = [
+    "BAUD",
     "CRC_BYTES",
     "END",
     "ESCAPE",
@@ -29,6 +30,8 @@ __all__ = [
     "request",
 ]
 
+#: Of the UART unless something else is asked for.
+BAUD = 3_000_000
 END, ESCAPE, ESCAPED_END, ESCAPED_ESCAPE = 0xC0, 0xDB, 0xDC, 0xDD
 MAX_DATA = 1024
 CRC_BYTES = 4

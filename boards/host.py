@@ -15,11 +15,10 @@ from ..compiler.program import Program
 from ..hw import isa
 from ..hw.control import version_number
 from ..hw.isa import Register
-from .frames import MAX_DATA, RESPONSE, Command, Decoder, Status, encode, request
+from .frames import BAUD, MAX_DATA, RESPONSE, Command, Decoder, Status, encode, request
 
-__all__ = ["BAUD", "CoreError", "Device", "LinkError", "Result", "SerialTransport", "Transport", "WrongDevice", "open_device"]
+__all__ = ["CoreError", "Device", "LinkError", "Result", "SerialTransport", "Transport", "WrongDevice", "open_device"]
 
-BAUD = 3_000_000
 _START, _CLEAR = 1, 2
 _BUSY, _DONE = 1, 2
 _WORD = 4

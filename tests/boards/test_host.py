@@ -36,21 +36,26 @@ CONFIG = preset("l4", ["memory_bytes_per_cycle=2"])
 CHIP = SdramChip(startup=1000)
 CLOCK = 80e6
 DIVISOR = 4
-#: Words of the chip that the simulation has.
+#: Words of the chip that the simulation has, and bytes of the network that are not in it from the start: a UART is slow.
 WORDS = 1 << 17
+UPLOADED = 6000
 
 
 class Board(wiring.Component):
-    """What is on a board: UART pins, and a chip behind the SDRAM pins. Its times are checked where the controller is tested alone."""
+    """What is on a board: UART pins, and a chip with ``content`` behind the SDRAM pins.
 
-    def __init__(self, config: CoreConfig):
+    The chip's times are checked where the controller is tested alone.
+    """
+
+    def __init__(self, config: CoreConfig, content: bytes):
         self.dut = SdramCore(config, CHIP, CLOCK, DIVISOR)
+        self.init = np.frombuffer(content, "<u2").tolist()
         super().__init__({"rx": In(1), "tx": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.dut = dut = self.dut
-        m.submodules.memory = memory = Memory(shape=16, depth=WORDS, init=[])
+        m.submodules.memory = memory = Memory(shape=16, depth=WORDS, init=self.init)
         m.d.comb += [dut.rx.eq(self.rx), self.tx.eq(dut.tx)]
         pins, command = dut.sdram, Signal(ChipCommand)
         rows = Array(Signal(CHIP.row_bits, name=f"row_{bank}") for bank in range(BANKS))
@@ -81,7 +86,8 @@ async def a_digit_is_classified_through_the_pins(dut):
     device = Device(transport=SimulatedTransport(uart, 20_000), timeout=600.0)
 
     def host():
-        device.upload(program)
+        device.upload_program(program)
+        device.write_memory(0, program.memory_image[:UPLOADED])
         # A program without an instruction stops, and says so; after it the right one runs.
         device.write_registers(isa.PROGRAM_WINDOW, [0])
         with pytest.raises(CoreError, match="error OPCODE at instruction 0"):
@@ -97,7 +103,9 @@ async def a_digit_is_classified_through_the_pins(dut):
 
 
 def test_a_digit_through_uart_and_sdram(tmp_path):
-    run(build(Board(CONFIG), name="board"), __file__, test_dir=tmp_path, seed=1)
+    content = compile_network(integer_network("digits_vit"), CONFIG).memory_image
+    model = build(Board(CONFIG, bytes(UPLOADED) + content[UPLOADED:]), name="board")
+    run(model, __file__, test_dir=tmp_path, seed=1)
 
 
 @dataclass
