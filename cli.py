@@ -119,6 +119,7 @@ def _add_elaborate(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--board", metavar="B", help=f"a project for this board: {', '.join(BOARDS)}")
     buses = f"ports of the core: none, its own (default), or {', '.join(BUSES)}"
     command.add_argument("--bus", metavar="B", choices=("none", *BUSES), default="none", help=buses)
+    command.add_argument("--uart", action="store_true", help="the board's core obeys a host at its UART, with the board's SDRAM")
     command.add_argument("-o", dest="output", metavar="DIR", type=Path, required=True, help="folder to write")
     command.set_defaults(run=_elaborate)
 
@@ -260,7 +261,7 @@ def _elaborate(given: argparse.Namespace) -> int:
         find_board(given.board)
     config = preset(name, given.settings)
     bus = None if given.bus == "none" else given.bus
-    for path in elaborate(config, board=given.board, output=given.output, preset=name, bus=bus):
+    for path in elaborate(config, board=given.board, output=given.output, preset=name, bus=bus, uart=given.uart):
         print(path)
     return 0
 

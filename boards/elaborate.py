@@ -26,7 +26,7 @@ from . import Board
 from . import board as find_board
 from .demo import Demo
 from .jobs import Job, network_job, self_test_job
-from .top import BoardTop
+from .top import BoardTop, HostTop
 
 __all__ = ["elaborate"]
 
@@ -35,7 +35,14 @@ _NETWORK = "digits_vit"
 
 
 def elaborate(
-    config: CoreConfig, *, board: str | None, output: Path, preset: str, program: Program | None = None, bus: str | None = None
+    config: CoreConfig,
+    *,
+    board: str | None,
+    output: Path,
+    preset: str,
+    program: Program | None = None,
+    bus: str | None = None,
+    uart: bool = False,
 ) -> list[Path]:
     """Write the folder ``output``, all of it or nothing; no tool of a vendor is run.
 
@@ -59,6 +66,8 @@ def elaborate(
         :mod:`.jobs` on a board with too little memory for it.
     bus : str or None
         A name in :data:`..hw.bus.core.BUSES`: what ``core.v`` has in place of the core's own ports. Not with a board.
+    uart : bool
+        The board's core has the board's SDRAM and does what a host at the UART says (:mod:`.host`), in place of running one program.
 
     Returns
     -------
@@ -67,8 +76,12 @@ def elaborate(
     """
     if board is not None and bus is not None:
         raise ValueError(f"a board's project has no use for a bus: give board {board} or bus {bus}, not both")
+    if uart and board is None:
+        raise ValueError("a core for a host at a UART needs a board")
     target = None if board is None else find_board(board)
-    job = None if target is None else _job(config, target, program)
+    if target is not None and uart:
+        HostTop.check(target, config)
+    job = None if target is None or uart else _job(config, target, program)
     core = Core(config) if bus is None else BusCore(config, bus=bus)
     with _replace(output) as folder:
         (folder / "core.v").write_text(to_verilog(core, "core"))
@@ -77,7 +90,7 @@ def elaborate(
         (folder / "core.svd").write_text(register_map.svd(config))
         if program is not None:
             _write_program(folder, program)
-        if target is not None and job is not None:
+        if target is not None:
             _plan(config, target, job).extract(str(folder / "board"))
         _write_json(folder / "configuration.json", _describe(config, preset, bus, target, job))
     return sorted(path for path in output.rglob("*") if path.is_file())
@@ -102,9 +115,9 @@ def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
     return job
 
 
-def _plan(config: CoreConfig, target: Board, job: Job) -> BuildPlan:
+def _plan(config: CoreConfig, target: Board, job: Job | None) -> BuildPlan:
     """The project of amaranth-boards: the top as RTLIL and Verilog, constraints, and the scripts that call the tools."""
-    top = BoardTop(target, Demo(config, job))
+    top = HostTop(target, config) if job is None else BoardTop(target, Demo(config, job))
     return target.platform().prepare(top, "top", debug_verilog=True, emit_src=False, synth_opts="-no-rw-check")
 
 
@@ -126,19 +139,14 @@ def _describe(config: CoreConfig, preset: str, bus: str | None, target: Board | 
         "configuration": asdict(config),
         "derived": {name: getattr(config, name) for name in derived},
     }
-    if target is not None and job is not None:
-        content["board"] = {
-            "name": target.name,
-            "description": target.description,
-            "runs": job.name,
-            "instructions": len(job.instructions),
-            "memory_bytes": len(job.memory),
-            "ram_bytes_at_least": job.memory_bytes(config),
-            "ram_bytes_of_board": target.memory_bytes,
-            "tools": target.tools,
-            "programmer": target.programmer,
-            "note": target.note,
-        }
+    if target is not None:
+        board = {"name": target.name, "description": target.description, "runs": "what a host at the UART uploads"}
+        if job is not None:
+            board |= {"runs": job.name, "instructions": len(job.instructions), "memory_bytes": len(job.memory)}
+            board |= {"ram_bytes_at_least": job.memory_bytes(config), "ram_bytes_of_board": target.memory_bytes}
+        if job is None and target.sdram is not None:
+            board |= {"clock_hz": target.sdram.clock_hz, "baud": target.sdram.baud}
+        content["board"] = board | {"tools": target.tools, "programmer": target.programmer, "note": target.note}
     return content
 
 

@@ -9,7 +9,7 @@ from ..hw.core import Core
 from ..hw.memory_port import MemoryPort
 from .arbiter import MemoryArbiter
 from .link import Link
-from .sdram import BUS_BYTES, Sdram, SdramChip, SdramPins
+from .sdram import Sdram, SdramChip, SdramPins
 from .uart import UartReceiver, UartTransmitter
 
 __all__ = ["LinkedCore", "SdramCore"]
@@ -73,8 +73,6 @@ class SdramCore(wiring.Component):
     """
 
     def __init__(self, config: CoreConfig, chip: SdramChip, clock_hz: float, divisor: int):
-        if config.port_bytes != BUS_BYTES:
-            raise ValueError(f"a chip with a bus of {BUS_BYTES} bytes needs memory_bytes_per_cycle={BUS_BYTES}, not {config.port_bytes}")
         self.linked = LinkedCore(config, divisor)
         self.memory = Sdram(chip, clock_hz)
         super().__init__({"rx": In(1), "tx": Out(1), "interrupt": Out(1), "sdram": Out(SdramPins(chip))})

@@ -9,9 +9,10 @@ from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
 
 from ..hw.config import CoreConfig
-from . import Board, Pll
+from . import Board, BoardSdram, Pll
 from .demo import Demo
 from .linked import SdramCore
+from .sdram import BUS_BYTES
 from .uart import divisor
 
 __all__ = ["BoardTop", "HostTop"]
@@ -65,14 +66,22 @@ class HostTop(Elaboratable):
     board : Board
         With ``sdram``, the rate of its core's clock and the PLL that makes it.
     config : CoreConfig
+        With a memory port as wide as the chip's bus.
     """
 
     def __init__(self, board: Board, config: CoreConfig):
+        self.board = board
+        self.sdram = sdram = self.check(board, config)
+        self.core = SdramCore(config, sdram.chip, sdram.clock_hz, divisor(sdram.clock_hz, sdram.baud))
+
+    @staticmethod
+    def check(board: Board, config: CoreConfig) -> BoardSdram:
+        """The board's SDRAM. Raises ``ValueError`` unless there is one, and the core's memory port fits it."""
         if board.sdram is None:
             raise ValueError(f"{board.name} has no SDRAM chip that a core for a host could use")
-        self.board = board
-        self.sdram = board.sdram
-        self.core = SdramCore(config, board.sdram.chip, board.sdram.clock_hz, divisor(board.sdram.clock_hz, board.sdram.baud))
+        if config.port_bytes != BUS_BYTES:
+            raise ValueError(f"an SDRAM bus of {BUS_BYTES} bytes needs memory_bytes_per_cycle={BUS_BYTES}, not {config.port_bytes}")
+        return board.sdram
 
     def elaborate(self, platform):
         m = Module()
