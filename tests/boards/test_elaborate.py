@@ -124,3 +124,17 @@ def test_only_our_own_folders_are_replaced(tmp_path):
     elaborate(config, board=None, output=tmp_path / "ours", preset="icebreaker")
     assert {path.name for path in (tmp_path / "ours").iterdir()} == CORE_FILES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign", "ours"]
+
+
+def test_a_bus_takes_the_place_of_the_core_s_own_ports(tmp_path):
+    config = replace(PRESETS["icebreaker"], scratchpad_bytes=2048)
+    elaborate(config, board=None, output=tmp_path / "out", preset="icebreaker", bus="axi")
+    text = (tmp_path / "out" / "core.v").read_text()
+    assert "output m_axi_arvalid;" in text and "input aresetn;" in text
+    assert json.loads((tmp_path / "out" / "configuration.json").read_text())["bus"] == "axi"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == CORE_FILES
+
+
+def test_a_board_has_no_bus(tmp_path):
+    with pytest.raises(ValueError, match="give board icebreaker or bus axi, not both"):
+        elaborate(PRESETS["icebreaker"], board="icebreaker", output=tmp_path / "out", preset="icebreaker", bus="axi")

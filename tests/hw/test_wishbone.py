@@ -111,7 +111,7 @@ async def begin(dut):
     await reset(dut)
 
 
-@cocotb.test(timeout_time=100, timeout_unit="ms")
+@cocotb.test(timeout_time=10, timeout_unit="ms")
 async def random_transactions_lose_nothing(dut):
     """Reads below, writes above the middle of the memory, both at once."""
     rng = random.Random(cocotb.RANDOM_SEED)
