@@ -48,6 +48,9 @@ LOW_BIT_NETWORKS: dict[str, tuple[str, str]] = {
     "qvit_deit_small_w4a4": ("deit_small_distilled", "qvit_w4a4"),
     "qvit_deit_small_w2a2": ("deit_small_distilled", "qvit_w2a2"),
     "repq_vit_deit_small": ("deit_small", "repq_vit_w4a4"),
+    "bivit_digits": ("digits_vit", "bivit"),
+    "tervit_digits": ("digits_vit", "tervit"),
+    "qvit_digits": ("digits_vit", "qvit_w2a2"),
 }
 """Networks of a low-bit scheme: the architecture, and the scheme's name. Q-ViT and Bi-ViT use the distilled DeiT."""
 

@@ -22,7 +22,7 @@ from .synthetic import shaped_images, synthetic_state
 
 __all__ = ["ARCHITECTURES", "DATA", "DIGITS", "SHIPPED", "architecture", "integer_network", "network_structure", "samples"]
 
-SHIPPED = ("digits_vit",)
+SHIPPED = tuple(name for name in ARCHITECTURES if ARCHITECTURES[name] is DIGITS)
 """Networks whose weights are in the package."""
 
 _CALIBRATION_IMAGES = 2

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from .architectures import DATA, Config, architecture
+from .architectures import DATA, DIGITS, LOW_BIT_NETWORKS, Config, architecture
 from .checkpoint import load_checkpoint
 from .float_ops import State
 from .float_swin import SwinConfig
@@ -25,7 +25,7 @@ from .network import IntegerNetwork
 from .schemes.quantize import quantize_low_bit
 from .schemes.scheme import LOW_BIT, learned_shapes
 
-__all__ = ["SCHEMES", "quantize", "quantize_checkpoint", "quantize_digits"]
+__all__ = ["SCHEMES", "load_images", "quantize", "quantize_checkpoint", "quantize_digits"]
 
 
 def _fq_vit(config: Config, state: State, images: NDArray[np.uint8], *, name: str, origin: str, labels: Sequence[str]) -> IntegerNetwork:
@@ -77,7 +77,7 @@ def quantize_checkpoint(checkpoint: Path, arch: str, scheme: str, calibration: P
     if not output.parent.is_dir():
         raise ValueError(f"the folder {output.parent} of the output does not exist")
     config, state = load_checkpoint(checkpoint, config, _stated(fields) if auto else None)
-    images = _load_images(Path(calibration))
+    images = load_images(Path(calibration))
     name = checkpoint.stem if auto else arch
     network = quantize(config, state, images, scheme=scheme, name=name, origin=checkpoint.name)
     with TemporaryDirectory(dir=output.parent) as folder:
@@ -87,12 +87,21 @@ def quantize_checkpoint(checkpoint: Path, arch: str, scheme: str, calibration: P
     return network
 
 
-def quantize_digits(folder: Path = DATA) -> IntegerNetwork:
-    """The shipped ``digits_vit``, made again from the checkpoint and the calibration images in ``folder``."""
-    config, state = load_checkpoint(folder / "digits_vit.safetensors")
-    images = _load_images(folder / "digits_calibration.npz")
-    origin = "trained on scikit-learn's digits by vitloom.model.train_digits"
-    return quantize(config, state, images, name="digits_vit", origin=origin, labels=[str(digit) for digit in range(10)])
+def quantize_digits(folder: Path = DATA, name: str = "digits_vit") -> IntegerNetwork:
+    """A shipped network, made again from the parameters and the calibration images in ``folder``.
+
+    Those of ``digits_vit`` are in a safetensors file, those of low-bit networks in a compressed npz file.
+    """
+    images = load_images(folder / "digits_calibration.npz")
+    if name in LOW_BIT_NETWORKS:
+        scheme, config, trainer = LOW_BIT_NETWORKS[name][1], DIGITS, "training.digits"
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
+            state = dict(file)
+    else:
+        scheme, trainer = SCHEME, "train_digits"
+        config, state = load_checkpoint(folder / f"{name}.safetensors")
+    origin = f"trained on scikit-learn's digits by vitloom.model.{trainer}"
+    return quantize(config, state, images, scheme=scheme, name=name, origin=origin, labels=[str(digit) for digit in range(10)])
 
 
 def _stated(text: str) -> dict[str, Any]:
@@ -114,7 +123,7 @@ def _quantiser(scheme: str) -> Callable[..., IntegerNetwork]:
     return SCHEMES[scheme]
 
 
-def _load_images(path: Path) -> NDArray[np.uint8]:
+def load_images(path: Path) -> NDArray[np.uint8]:
     """``images`` of an npz file."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist or is not a file")

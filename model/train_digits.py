@@ -103,7 +103,8 @@ def digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64], N
     """Training images, test images (n, 1, 8, 8) uint8 in 0..255, training labels, test labels; 1437 and 360."""
     images, labels = load_digits(return_X_y=True)
     pixels = np.rint(images * 255 / 16).astype(np.uint8).reshape(-1, 1, 8, 8)
-    train, test, train_labels, test_labels = train_test_split(pixels, labels, test_size=0.2, random_state=0, stratify=labels)
+    split = train_test_split(pixels, labels, test_size=0.2, random_state=0, stratify=labels)
+    train, test, train_labels, test_labels = (np.asarray(part) for part in split)
     return train, test, train_labels, test_labels
 
 

@@ -23,6 +23,8 @@ from ..boards.synth import UNITS, synth, table
 from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
+from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
+from .bench_modes import MODE_SETS, modes_text, resources_of_modes
 from .bench_networks import NETWORKS, RUNS, networks_text
 from .simulate import simulate
 
@@ -70,14 +72,17 @@ def accuracy() -> dict[str, Any]:
 
 #: By option of the command: the document, and its tables.
 _DOCUMENTS = {
-    "document": (_ROOT / "docs" / "synthesis.md", ("resources", "simulation", "accuracy")),
-    "readme": (_ROOT / "README.md", ("networks",)),
+    "document": (_ROOT / "docs" / "synthesis.md", ("resources", "modes", "simulation", "accuracy")),
+    "readme": (_ROOT / "README.md", ("networks", "low_bit")),
 }
 #: What is measured, the quick parts first; each unit, and each network on the RTL, is a part.
 PARTS: dict[str, Callable[[], Any]] = {
     "accuracy": accuracy,
     "simulation": simulation,
     **NETWORKS,
+    "low_bit": low_bit,
+    **LOW_BIT_RUNS,
+    **{name: partial(resources_of_modes, modes) for name, modes in MODE_SETS.items()},
     **{unit: partial(resources, unit) for unit in UNITS},
 }
 
@@ -113,6 +118,10 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
         texts["accuracy"] = f"{entry['network']}: {entry['correct']} of {entry['images']} test images.\n"
     if NETWORKS.keys() & results.keys():
         texts["networks"] = networks_text(results)
+    if (LOW_BIT_RUNS.keys() | {"low_bit"}) & results.keys():
+        texts["low_bit"] = low_bit_text(results)
+    if MODE_SETS.keys() & results.keys():
+        texts["modes"] = modes_text(results)
     return texts
 
 
@@ -150,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = path.read_text()
         if (rendered := render(results, text, tables)) != text:
             path.write_text(rendered)
-    wrong = [part for part in RUNS if not results.get(part, {}).get("agreed", True)]
+    wrong = [part for part in (*RUNS, *LOW_BIT_RUNS) if not results.get(part, {}).get("agreed", True)]
     if wrong:
         print(f"bench: values or cycles are not as the models say in {', '.join(wrong)}", file=sys.stderr)
     return 1 if wrong else 0

@@ -18,9 +18,25 @@ from ..model.synthetic import shaped_images
 from .report import report
 from .simulate import core_model, simulate
 
-__all__ = ["CASES", "NETWORKS", "RUNS", "Case", "model", "networks_text", "report_seconds", "rtl"]
+__all__ = [
+    "CASES",
+    "NETWORKS",
+    "RUNS",
+    "RUN_COLUMNS",
+    "UNMEASURED",
+    "Case",
+    "grouped",
+    "model",
+    "networks_text",
+    "percent",
+    "report_seconds",
+    "rtl",
+    "run_cells",
+]
 
-_UNMEASURED = "not measured"
+UNMEASURED = "not measured"
+#: What a table says of an RTL run (:func:`run_cells`).
+RUN_COLUMNS = ("RTL ran", "RTL cycles", "RTL utilisation", "values compared", "cycles a second")
 _IMAGE_SEED = 1  # another image than synthetic weights are calibrated on
 _CYCLES_PER_SECOND, _IMAGE_SECONDS = 100_000, 60
 #: By preset: seconds in which a core must be Verilog and compiled, once.
@@ -147,7 +163,7 @@ def rtl(case: Case) -> dict[str, Any]:
         "cycles": cycles,
         "cycles_model": content["total"]["cycles"],
         "cycles_allowed": [least, most],
-        "utilization": round(content["total"]["macs"] / (case.config.lanes**2 * cycles), 6),
+        "utilization": round(sum(layer.multiplier_cycles for layer in result.program.layers) / (case.config.lanes**2 * cycles), 6),
         "cycles_per_second": result.cycles_per_second,
         "wall_seconds": result.wall_seconds,
         "elaborate_seconds": result.elaborate_seconds,
@@ -163,7 +179,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {"networks": model, "reports": report_s
 
 def networks_text(results: Mapping[str, Any]) -> str:
     """Two Markdown tables: each case beside what is asked of it, then the times. What was not measured is said to be so."""
-    head = "network | L | memory | required | timing model | RTL ran | RTL cycles | RTL utilisation | values compared | cycles a second"
+    head = " | ".join(("network", "L", "memory", "required", "timing model", *RUN_COLUMNS))
     rows = [head, "--- | ---: | --- | ---: | ---: | --- | ---: | ---: | --- | ---:", *(_row(case, results) for case in CASES)]
     times = ["what | required | measured", "--- | ---: | ---:", *_times(results)]
     return "\n\n".join("\n".join(f"| {row} |" for row in table) for table in (rows, times)) + "\n"
@@ -171,25 +187,29 @@ def networks_text(results: Mapping[str, Any]) -> str:
 
 def _row(case: Case, results: Mapping[str, Any]) -> str:
     modelled = results.get("networks", {}).get(case.model_name)
-    cells = [case.network, str(case.config.lanes), case.memory, f">= {_percent(case.least)}" if case.least else ""]
-    cells.append(_percent(modelled["utilization"]) if modelled else _UNMEASURED)
+    cells = [case.network, str(case.config.lanes), case.memory, f">= {percent(case.least)}" if case.least else ""]
+    cells.append(percent(modelled["utilization"]) if modelled else UNMEASURED)
+    return " | ".join([*cells, *run_cells(case, results)])
+
+
+def run_cells(case: Case, results: Mapping[str, Any]) -> list[str]:
+    """Cells of :data:`RUN_COLUMNS`, empty where the RTL does not run the case."""
     if not case.simulated:
-        return " | ".join([*cells, "", "", "", "", ""])
-    cells.append(", ".join(case.layers) or "all")
-    run = results.get(case.part)
+        return [""] * len(RUN_COLUMNS)
+    ran, run = ", ".join(case.layers) or "all", results.get(case.part)
     if run is None:
-        return " | ".join([*cells, *[_UNMEASURED] * 4])
+        return [ran, *[UNMEASURED] * (len(RUN_COLUMNS) - 1)]
     equal = "all equal" if not run["values_different"] else f"{run['values_different']} DIFFERENT"
     low, high = run["cycles_allowed"]
-    exact = "" if low == high else f" (allowed {_grouped(low)} to {_grouped(high)})"
+    exact = "" if low == high else f" (allowed {grouped(low)} to {grouped(high)})"
     wrong = "" if run["agreed"] else ", NOT AS THE MODELS SAY"
-    cells += [
-        f"{_grouped(run['cycles'])}{exact}{wrong}",
-        _percent(run["utilization"]),
-        f"{_grouped(run['values_compared'])}, {equal}",
-        _grouped(round(run["cycles_per_second"])),
+    return [
+        ran,
+        f"{grouped(run['cycles'])}{exact}{wrong}",
+        percent(run["utilization"]),
+        f"{grouped(run['values_compared'])}, {equal}",
+        grouped(round(run["cycles_per_second"])),
     ]
-    return " | ".join(cells)
 
 
 def _times(results: Mapping[str, Any]) -> list[str]:
@@ -204,21 +224,23 @@ def _times(results: Mapping[str, Any]) -> list[str]:
         rows.append(f"elaborate and compile a core, {name}, once, the slowest | <= {limit} s | {_seconds(max(known, default=None))}")
     whole = CASES[0]
     run = results.get(whole.part)
-    speed = f"{_grouped(round(run['cycles_per_second']))} cycles/s" if run else _UNMEASURED
-    rows.append(f"simulation of {whole.network}, {whole.preset} | >= {_grouped(_CYCLES_PER_SECOND)} cycles/s | {speed}")
+    speed = f"{grouped(round(run['cycles_per_second']))} cycles/s" if run else UNMEASURED
+    rows.append(f"simulation of {whole.network}, {whole.preset} | >= {grouped(_CYCLES_PER_SECOND)} cycles/s | {speed}")
     seconds = run and run["cycles"] / run["cycles_per_second"]
     rows.append(f"an image of {whole.network}, {whole.preset}, from start to interrupt | <= {_IMAGE_SECONDS} s | {_seconds(seconds)}")
     rows.append(f"the same with golden model, compiler and comparison | | {_seconds(run and run['wall_seconds'])}")
     return rows
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """As tables write it."""
     return f"{100 * share:.1f} %"
 
 
-def _grouped(number: int) -> str:
+def grouped(number: int) -> str:
+    """With a space between thousands."""
     return f"{number:,}".replace(",", " ")
 
 
 def _seconds(value: float | None) -> str:
-    return _UNMEASURED if value is None else f"{value:.1f} s"
+    return UNMEASURED if value is None else f"{value:.1f} s"

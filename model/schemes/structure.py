@@ -86,6 +86,10 @@ class _LowBitBuilder(StructureBuilder):
         self.tensor(softmax, groups=heads, channels=keys, bits=scheme.map_bits, unit=scheme.map_bits == 1)
         options = {"coded": True, "relative": scheme.attention is Attention.MAXIMUM}
         self.operators.append(LogSoftmax(name=softmax, input=logits, output=softmax, windows=windows, masked=masked, **options))
+        if scheme.attention in (Attention.THRESHOLD, Attention.UNIFORM):
+            # Tables of heads that have a step each are loaded one by one: without numbers, they must differ at least.
+            numbers = np.unpackbits(np.arange(heads, dtype=np.uint8)[:, None], axis=1).astype(np.int8)
+            self.arrays[f"{softmax}.code_table"] = np.pad(numbers, ((0, 0), (0, 256 - numbers.shape[1])))
         self.tensor(av, groups=heads, channels=size)
         codes = Codes.SQRT2 if scheme.attention is Attention.SQRT2 else Codes.LINEAR
         self.operators.append(AttentionValues(name=av, input=softmax, values=v, output=av, heads=heads, windows=windows, codes=codes))

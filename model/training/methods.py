@@ -115,7 +115,7 @@ METHODS: dict[str, tuple[Method, Method]] = {
     ),
     # LayerNorm over q and k of each head, distribution-guided distillation; beside plain LSQ.
     "qvit": (
-        Method(recipe=Recipe(head_norm=True, **_TWO_BITS), losses=((distribution, 1.0), (similarity, 1.0))),
+        Method(recipe=Recipe(head_norm=True, **_TWO_BITS), losses=((distribution, 1.0), (similarity, 100.0))),
         Method(recipe=Recipe(**_TWO_BITS)),
     ),
 }

@@ -66,13 +66,11 @@ class WeightScale(nn.Module):
         """Scale (outputs,)."""
         return self._centre(weight).abs().mean(1) if self.scale is None else self.scale
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """Weight (outputs, inputs) to its binary form."""
-        centred = self._centre(weight)
-        signs = straight_through(
-            torch.where(centred >= 0, 1.0, -1.0), centred / self.current(weight).detach().abs().clamp(min=1e-8)[:, None]
-        )
-        return self.current(weight)[:, None] * signs
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Signs (outputs, inputs) and scale (outputs,) of a weight."""
+        centred, scale = self._centre(weight), self.current(weight)
+        signs = straight_through(torch.where(centred >= 0, 1.0, -1.0), centred / scale.detach().abs().clamp(min=1e-8)[:, None])
+        return signs, scale
 
 
 class LearnedStep(nn.Module):

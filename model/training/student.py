@@ -81,13 +81,15 @@ class QuantizedLinear(nn.Linear):
                 input = self.input_quantizer(input)
         weight = self.weight
         match self.weights:
+            case "binary" | "binary_fixed":
+                # The scale comes last: a sum of signs that is 0 stays 0, and so has the sign of 0.
+                signs, scale = self.weight_quantizer(weight)
+                return functional.linear(input, signs) * scale + self.bias
             case "ternary":
                 weight = ternary(weight)
             case "bit8":
                 weight = bit8(weight)
-            case "float":
-                pass
-            case _:
+            case "lsq":
                 weight = self.weight_quantizer(weight)
         return functional.linear(input, weight, self.bias)
 
@@ -122,16 +124,20 @@ class QuantizedAttention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         self.seen = {"q": q, "k": k}
         kind = self.recipe.attention if self.active else "float"
+        # Scales of signs come last, as in a layer: sums of signs that are 0 stay 0.
+        score_scale = value_scale = torch.ones(())
         if kind == "lsq":
             q, k, v = self.q_step(q), self.k_step(k), self.v_step(v)
         elif kind == "headwise":
             # a sign(clip(x / a)), a learned for each head
-            q, k, v = (scale * sign(each / scale) for scale, each in zip(self.head_scales.abs().clamp(min=1e-3), (q, k, v), strict=True))
+            q_scale, k_scale, v_scale = self.head_scales.abs().clamp(min=1e-3)
+            q, k, v = sign(q / q_scale), sign(k / k_scale), sign(v / v_scale)
+            score_scale, value_scale = q_scale * k_scale, self._threshold * v_scale
         elif kind != "float":
             q, k, v = sign(q), sign(k), sign(v)
-        scores = q @ k.mT * q.shape[-1] ** -0.5
+        scores = q @ k.mT * (score_scale * q.shape[-1] ** -0.5)
         self.seen["scores"] = scores
-        mixed = self._map(kind, scores) @ v
+        mixed = self._map(kind, scores) @ v * value_scale
         return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
 
     def _begin(self, q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -146,8 +152,13 @@ class QuantizedAttention(nn.Module):
             for index, norm in enumerate((self.q_norm, self.k_norm)):
                 self.head_scales.data[index].copy_(norm.weight.detach().mean().expand_as(self.head_scales[index]))
 
+    @property
+    def _threshold(self) -> Tensor:
+        """Of the attention weights of each head, (heads, 1, 1)."""
+        return self.map_scale.clamp(min=1e-4)
+
     def _map(self, kind: str, scores: Tensor) -> Tensor:
-        """The attention map (B, heads, tokens, tokens)."""
+        """The attention map (B, heads, tokens, tokens); ``headwise`` gives 0 and 2, to be scaled by the threshold."""
         if kind == "positive":
             return straight_through((scores > 0).to(scores.dtype), scores.clamp(-1, 1))
         weights = scores.softmax(-1)
@@ -157,18 +168,13 @@ class QuantizedAttention(nn.Module):
             case "fixed":
                 return straight_through((weights >= 1 / weights.shape[-1]).to(weights.dtype), weights * weights.shape[-1])
             case "headwise":
-                return self._headwise(weights)
+                # zero point -1: sign(clip(p / a - 1)) + 1
+                scaled = (weights / self._threshold - 1).clamp(-1, 1)
+                return straight_through(torch.where(scaled >= 0, 1.0, -1.0), scaled) + 1
             case "lsq":
                 return self.map_step(weights)
             case _:
                 return weights
-
-    def _headwise(self, weights: Tensor) -> Tensor:
-        """{0, 2a} with the head's learned threshold a (zero point -1)."""
-        scale = self.map_scale.clamp(min=1e-4)
-        # sign(clip(p / a - 1)) + 1, times a
-        scaled = (weights / scale - 1).clamp(-1, 1)
-        return scale * (straight_through(torch.where(scaled >= 0, 1.0, -1.0), scaled) + 1)
 
 
 class QuantizedMlp(nn.Module):
@@ -181,7 +187,9 @@ class QuantizedMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, tokens, width) to the same shape."""
-        return self.fc2(functional.gelu(self.fc1(x)))
+        hidden = self.fc1(x)
+        # GELU keeps signs, but for those of very negative numbers, which it turns into zeros.
+        return self.fc2(hidden if self.fc2.inputs == "sign" and self.fc2.active else functional.gelu(hidden))
 
 
 class Student(VisionTransformer):

@@ -70,3 +70,9 @@ def test_log2_is_what_costs_the_wide_operand(tmp_path):
 def test_accumulators_take_two_block_rams_a_column(lanes, tmp_path):
     cells = synthesize(Accumulators(CoreConfig(lanes=lanes)), "accumulators", directory=tmp_path)
     assert cells["DP16KD"] == 2 * lanes and cells["LUT4"] <= 4 * lanes
+
+
+def test_a_binary_processing_element_takes_no_multiplier_and_at_most_35_lut(tmp_path):
+    cells = synthesize(MacArray(CoreConfig(lanes=8, modes=("binary",))), "mac_array", directory=tmp_path)
+    assert cells["MULT18X18D"] == 0
+    assert cells["LUT4"] <= 35 * 64

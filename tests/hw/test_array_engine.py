@@ -301,6 +301,21 @@ async def short_tiles_follow_without_a_stall(dut):
         np.testing.assert_array_equal(np.diff(dones)[4:], max(rows * groups, lanes + 1))
 
 
+@cocotb.test(timeout_time=1, timeout_unit="ms")
+async def a_product_that_fills_its_tiles_takes_its_share_of_the_cycles_of_int8(dut):
+    """In mode int4 a half, int2 a quarter, binary an eighth: exactly, from one result to the next of products that follow each other."""
+    bench = await prepare(dut)
+    rows, depth = bench.config.accumulator_rows, 32  # k tiles of operands of 8 bits
+    for name in bench.config.modes:
+        mode = isa.Mode[name.upper()]
+        change = {"mode": mode.value, "rows": rows, "k_tiles": depth >> MODE_PACKING[mode], "n_tiles": 1, "map": 0}
+        change |= {"form": isa.Form.REQUANTIZE.value, **dict.fromkeys(_PACKED, 0)}
+        if bench.config.narrow:
+            change["stationary_packing"] = MODE_PACKING[mode]
+        _, _, dones, _ = await run_program(dut, bench, [{**bench.instructions[0], **change}] * 4, 0.0)
+        np.testing.assert_array_equal(np.diff(dones), rows * depth >> MODE_PACKING[mode], err_msg=name)
+
+
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def bad_instructions_are_refused(dut):
     bench = await prepare(dut)

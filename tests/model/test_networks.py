@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vitloom.compiler.compile import compile_network
+from vitloom.hw.config import preset
 from vitloom.model.architectures import ARCHITECTURES
 from vitloom.model.checkpoint import save_checkpoint
 from vitloom.model.float_ops import normalise
@@ -15,11 +17,12 @@ from vitloom.model.float_swin import forward as swin_forward
 from vitloom.model.float_vit import ViTConfig, forward, random_state
 from vitloom.model.golden import run
 from vitloom.model.network import AttentionScores, IntegerNetwork, LayerNorm, Linear
-from vitloom.model.networks import integer_network, network_structure
+from vitloom.model.networks import SHIPPED, integer_network, network_structure
 from vitloom.model.quantize import quantize
 from vitloom.model.structure import array_formats, vit_structure
 from vitloom.model.swin_structure import swin_structure
 from vitloom.model.synthetic import OUTLIER_SHARE, shaped_images, synthetic_state
+from vitloom.sim.report import report
 
 SMALL = ViTConfig(img_size=32, patch_size=8, num_classes=5, embed_dim=96, depth=3, num_heads=3)
 SMALL_SWIN = SwinConfig(img_size=56, num_classes=5, embed_dim=32, depths=(2, 2), num_heads=(2, 4))
@@ -68,10 +71,20 @@ def test_a_quantised_network_has_every_array(config):
     assert all(any(array.strides) for array in network.arrays.values())
 
 
-def test_the_shipped_network_has_the_structure_of_its_name():
-    shipped = integer_network("digits_vit")
-    formats = {name: (array.dtype, array.shape) for name, array in shipped.arrays.items() if not name.startswith("cls_token")}
-    assert formats == array_formats(network_structure("digits_vit"))
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_network_has_the_structure_of_its_name(name):
+    shipped = integer_network(name)
+    formats = {array: (value.dtype, value.shape) for array, value in shipped.arrays.items() if not array.startswith("cls_token")}
+    assert formats == array_formats(network_structure(name))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_network_takes_the_cycles_of_its_structure(name):
+    totals = [
+        report(compile_network(network, preset("l8-all")), preset="l8-all")["total"]
+        for network in (integer_network(name), network_structure(name))
+    ]
+    assert totals[0] == totals[1]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

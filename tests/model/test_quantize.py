@@ -11,7 +11,7 @@ from vitloom.model.float_ops import normalise
 from vitloom.model.float_vit import ViTConfig, forward, random_state
 from vitloom.model.golden import predict, run
 from vitloom.model.network import Form, IntegerNetwork, LayerNorm, Linear
-from vitloom.model.networks import ARCHITECTURES, DIGITS, integer_network, samples
+from vitloom.model.networks import ARCHITECTURES, DIGITS, SHIPPED, integer_network, samples
 from vitloom.model.networks import DATA as SHIPPED_DATA
 from vitloom.model.observers import affine, gelu_scales, observe_images, power_of_two_factors
 from vitloom.model.quantize import quantize, quantize_checkpoint, quantize_digits
@@ -61,8 +61,9 @@ def test_integer_logits_are_near_the_float_ones(digits, published):
     assert np.sqrt(np.mean((given - expected) ** 2)) < 0.12 * np.sqrt(np.mean(expected**2))
 
 
-def test_shipped_network_is_made_from_the_shipped_checkpoint_and_images():
-    again, shipped = quantize_digits(), integer_network("digits_vit")
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_network_is_made_from_the_shipped_parameters_and_images(name):
+    again, shipped = quantize_digits(name=name), integer_network(name)
     assert {name: array.dtype for name, array in again.arrays.items()} == {name: array.dtype for name, array in shipped.arrays.items()}
     for name, array in again.arrays.items():
         np.testing.assert_array_equal(array, shipped.arrays[name], err_msg=name)
