@@ -15,10 +15,15 @@ from . import __version__
 from .boards import BOARDS
 from .boards import board as find_board
 from .boards.elaborate import elaborate
+from .boards.frames import BAUD
+from .boards.host import open_device
+from .boards.run import run_on_board, run_text
 from .boards.synth import UNITS, synth, table
 from .compiler.compile import compile_network
+from .hw.bus.core import BUSES
 from .hw.config import LANES, PRESETS, preset
-from .model.network import ImageFormat, IntegerNetwork
+from .model.images import load_image
+from .model.network import IntegerNetwork
 from .model.networks import ARCHITECTURES, SHIPPED, integer_network, network_structure, samples
 from .model.part import part
 from .model.quantize import SCHEMES, quantize_checkpoint
@@ -66,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="vitloom", description="Hardware generator for fully quantised vision transformers.")
     parser.add_argument("--version", action="version", version=f"vitloom {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_list, _add_report, _add_simulate, _add_elaborate, _add_synth, _add_quantize):
+    for add in (_add_list, _add_report, _add_simulate, _add_run, _add_elaborate, _add_synth, _add_quantize):
         add(commands)
     return parser
 
@@ -90,18 +95,31 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 def _add_simulate(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("simulate", help="run the core's RTL and compare every value and every cycle")
     _add_network(command)
-    command.add_argument("--samples", metavar="N", type=int, help="run the first N of the network's sample images (default 1)")
-    command.add_argument("--image", metavar="F", type=Path, help="run this image: .npy, uint8, (channels, height, width)")
+    _add_images(command)
     command.add_argument("--stalls", metavar="SEED", type=int, help="let the memory stall at random; cycles are then only bounded")
     _add_config(command)
     _add_json(command)
     command.set_defaults(run=_simulate)
 
 
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("run", help="run images on a board, over its serial port")
+    _add_network(command, layers=False)
+    command.add_argument("--port", metavar="DEV", required=True, help="serial port of the board: /dev/ttyUSB0, COM3")
+    command.add_argument("--baud", metavar="N", type=int, default=BAUD, help=f"its rate (default {BAUD})")
+    _add_images(command)
+    _add_config(command)
+    _add_json(command)
+    command.set_defaults(run=_run)
+
+
 def _add_elaborate(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("elaborate", help="Verilog of a core and what goes with it")
     _add_config(command, otherwise="that of the board")
     command.add_argument("--board", metavar="B", help=f"a project for this board: {', '.join(BOARDS)}")
+    buses = f"ports of the core: none, its own (default), or {', '.join(BUSES)}"
+    command.add_argument("--bus", metavar="B", choices=("none", *BUSES), default="none", help=buses)
+    command.add_argument("--uart", action="store_true", help="the board's core obeys a host at its UART, with the board's SDRAM")
     command.add_argument("-o", dest="output", metavar="DIR", type=Path, required=True, help="folder to write")
     command.set_defaults(run=_elaborate)
 
@@ -130,12 +148,19 @@ def _add_quantize(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=_quantize)
 
 
-def _add_network(command: argparse.ArgumentParser) -> None:
+def _add_network(command: argparse.ArgumentParser, *, layers: bool = True) -> None:
     command.add_argument("network", metavar="NET", help="name of a network, or a quantised network's file")
     weights = "weights for the named network: a quantised network's file, or a float checkpoint with timm's names"
     command.add_argument("--checkpoint", metavar="F", type=Path, help=weights)
-    only = "only these layers and what they consist of: blocks.0; norm,head"
-    command.add_argument("--layers", metavar="NAME,…", type=lambda text: text.split(","), help=only)
+    command.set_defaults(layers=None)
+    if layers:
+        only = "only these layers and what they consist of: blocks.0; norm,head"
+        command.add_argument("--layers", metavar="NAME,…", type=lambda text: text.split(","), help=only)
+
+
+def _add_images(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--samples", metavar="N", type=int, help="run the first N of the network's sample images (default 1)")
+    command.add_argument("--image", metavar="F", type=Path, help="run this image: .npy, uint8, (channels, height, width)")
 
 
 def _add_config(command: argparse.ArgumentParser, *, otherwise: str = "") -> None:
@@ -215,6 +240,19 @@ def _simulate(given: argparse.Namespace) -> int:
     return 0 if result.agreed else _DISAGREED
 
 
+def _run(given: argparse.Namespace) -> int:
+    config = preset(given.preset, given.settings)
+    network = _network(given)
+    images, _ = _images(given, network)
+    with open_device(given.port, given.baud) as device:
+        content = run_on_board(device, network, config, images, _progress)
+    if given.json:
+        write_json(content, given.json)
+    if given.json != "-":
+        print(run_text(content, network.labels), end="")
+    return 0
+
+
 def _elaborate(given: argparse.Namespace) -> int:
     name = given.preset or given.board
     if name is None:
@@ -222,7 +260,8 @@ def _elaborate(given: argparse.Namespace) -> int:
     if given.board is not None:
         find_board(given.board)
     config = preset(name, given.settings)
-    for path in elaborate(config, board=given.board, output=given.output, preset=name):
+    bus = None if given.bus == "none" else given.bus
+    for path in elaborate(config, board=given.board, output=given.output, preset=name, bus=bus, uart=given.uart):
         print(path)
     return 0
 
@@ -281,7 +320,7 @@ def _images(given: argparse.Namespace, network: IntegerNetwork) -> tuple[NDArray
     if given.image is not None:
         if given.samples is not None:
             raise ValueError("give --image or --samples, not both")
-        return _load_image(given.image, network.image), None
+        return load_image(given.image, network.image), None
     count = 1 if given.samples is None else given.samples
     if count < 1:
         raise ValueError(f"--samples must be at least 1, not {count}")
@@ -292,29 +331,3 @@ def _images(given: argparse.Namespace, network: IntegerNetwork) -> tuple[NDArray
         return images[:count], labels[:count].tolist()
     _progress(f"{network.name} has no sample images; noise with the spectrum of photographs is in their place")
     return shaped_noise(count, network.image.channels, network.image.size, _NOISE_SEED), None
-
-
-def _load_image(path: Path, image: ImageFormat) -> NDArray[np.uint8]:
-    """One image as (1, channels, size, size) uint8; one channel may be left out."""
-    pixels = _load_array(path)
-    shape = (image.channels, image.size, image.size)
-    if pixels.dtype != np.uint8 or pixels.shape not in ((shape, shape[1:]) if image.channels == 1 else (shape,)):
-        raise ValueError(f"{path} is {_describe(pixels)}; the network takes uint8 of shape {shape}")
-    return pixels.reshape(1, *shape)
-
-
-def _load_array(path: Path) -> NDArray:
-    """The array in a ``.npy`` file."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (ValueError, EOFError, OSError):
-        raise ValueError(f"{path} is not a .npy file of numbers") from None
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} holds several arrays; a .npy file of one is wanted")
-    return array
-
-
-def _describe(array: NDArray) -> str:
-    return f"{array.dtype} of shape {array.shape}"

@@ -9,7 +9,10 @@ from amaranth_boards.ecpix5 import ECPIX585Platform
 from amaranth_boards.icebreaker import ICEBreakerPlatform
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
-__all__ = ["BOARDS", "Board", "Pll", "board"]
+from .frames import BAUD
+from .sdram import SdramChip
+
+__all__ = ["BOARDS", "Board", "BoardSdram", "Pll", "board"]
 
 _KIB = 1 << 10
 _ECP5_TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
@@ -23,6 +26,16 @@ class Pll:
     input: int
     feedback: int
     output: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardSdram:
+    """What a core for a host needs: the chip, the PLL that makes the clock of core and chip, its rate, and that of the UART."""
+
+    chip: SdramChip
+    pll: Pll
+    clock_hz: float
+    baud: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +61,8 @@ class Board:
         Attribute of ``platform`` with more resources, for what is soldered to a connector.
     pll : Pll or None
         Makes the core's clock from the board's. None: they are the same.
+    sdram : BoardSdram or None
+        For a core that a host runs over the board's UART.
     tools, programmer : tuple of str, str
         What ``build_top.sh`` calls, and what writes a bitstream to the board. No one is needed to write the project.
     note : str
@@ -67,6 +82,7 @@ class Board:
     button: tuple[str, int] | None
     connector_resources: str = ""
     pll: Pll | None = None
+    sdram: BoardSdram | None = None
     tools: tuple[str, ...]
     programmer: str
     note: str = ""
@@ -88,6 +104,7 @@ BOARDS: dict[str, Board] = {
             done=("led", 6, ""),
             error=("led", 7, ""),
             button=("button_fire", 0),
+            sdram=BoardSdram(chip=SdramChip(), pll=Pll(input=5, feedback=16, output=8), clock_hz=80e6, baud=BAUD),
             tools=_ECP5_TOOLS,
             programmer="openFPGALoader",
         ),

@@ -7,8 +7,8 @@ from amaranth.lib.wiring import In, Out, connect
 from ..hw.config import CoreConfig
 from ..hw.core import Core
 from .block_memory import BlockMemory
-from .host import Host, LargestLogit
 from .jobs import CLASSES, Job
+from .standalone import Host, LargestLogit
 
 __all__ = ["Demo"]
 

@@ -15,7 +15,8 @@ from amaranth.build.run import BuildPlan
 
 from ..compiler.compile import compile_network
 from ..compiler.program import Program
-from ..hw import isa, isa_docs
+from ..hw import isa, isa_docs, register_map
+from ..hw.bus.core import BusCore
 from ..hw.config import CoreConfig
 from ..hw.core import Core
 from ..hw.verilog import to_verilog
@@ -25,7 +26,7 @@ from . import Board
 from . import board as find_board
 from .demo import Demo
 from .jobs import Job, network_job, self_test_job
-from .top import BoardTop
+from .top import BoardTop, HostTop
 
 __all__ = ["elaborate"]
 
@@ -33,11 +34,20 @@ _GENERATOR = "vitloom"
 _NETWORK = "digits_vit"
 
 
-def elaborate(config: CoreConfig, *, board: str | None, output: Path, preset: str, program: Program | None = None) -> list[Path]:
+def elaborate(
+    config: CoreConfig,
+    *,
+    board: str | None,
+    output: Path,
+    preset: str,
+    program: Program | None = None,
+    bus: str | None = None,
+    uart: bool = False,
+) -> list[Path]:
     """Write the folder ``output``, all of it or nothing; no tool of a vendor is run.
 
     ``core.v`` is the core, ``configuration.json`` what it was made from, ``registers.md`` and ``instruction-set.md`` how a host
-    talks to it.
+    talks to it, ``registers.h`` and ``core.svd`` the same for its compiler and debugger.
     With ``program`` there are ``program.bin``, ``memory.bin`` and ``memory-plan.txt``. For a board, ``board/`` has a top around the core,
     constraints and ``build_top.sh``, which makes a bitstream.
 
@@ -54,22 +64,35 @@ def elaborate(config: CoreConfig, *, board: str | None, output: Path, preset: st
     program : Program or None
         What the board runs, with an image of zeros; by default ``digits_vit`` on its first sample, or the self test of
         :mod:`.jobs` on a board with too little memory for it.
+    bus : str or None
+        A name in :data:`..hw.bus.core.BUSES`: what ``core.v`` has in place of the core's own ports. Not with a board.
+    uart : bool
+        The board's core has the board's SDRAM and does what a host at the UART says (:mod:`.host`), in place of running one program.
 
     Returns
     -------
     list of Path
         The files, sorted.
     """
+    if board is not None and bus is not None:
+        raise ValueError(f"a board's project has no use for a bus: give board {board} or bus {bus}, not both")
+    if uart and board is None:
+        raise ValueError("a core for a host at a UART needs a board")
     target = None if board is None else find_board(board)
-    job = None if target is None else _job(config, target, program)
+    if target is not None and uart:
+        HostTop.check(target, config)
+    job = None if target is None or uart else _job(config, target, program)
+    core = Core(config) if bus is None else BusCore(config, bus=bus)
     with _replace(output) as folder:
-        (folder / "core.v").write_text(to_verilog(Core(config), "core"))
+        (folder / "core.v").write_text(to_verilog(core, "core"))
         isa_docs.write(folder)
+        (folder / "registers.h").write_text(register_map.c_header(config))
+        (folder / "core.svd").write_text(register_map.svd(config))
         if program is not None:
             _write_program(folder, program)
-        if target is not None and job is not None:
+        if target is not None:
             _plan(config, target, job).extract(str(folder / "board"))
-        _write_json(folder / "configuration.json", _describe(config, preset, target, job))
+        _write_json(folder / "configuration.json", _describe(config, preset, bus, target, job))
     return sorted(path for path in output.rglob("*") if path.is_file())
 
 
@@ -92,9 +115,9 @@ def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
     return job
 
 
-def _plan(config: CoreConfig, target: Board, job: Job) -> BuildPlan:
+def _plan(config: CoreConfig, target: Board, job: Job | None) -> BuildPlan:
     """The project of amaranth-boards: the top as RTLIL and Verilog, constraints, and the scripts that call the tools."""
-    top = BoardTop(target, Demo(config, job))
+    top = HostTop(target, config) if job is None else BoardTop(target, Demo(config, job))
     return target.platform().prepare(top, "top", debug_verilog=True, emit_src=False, synth_opts="-no-rw-check")
 
 
@@ -106,28 +129,24 @@ def _write_program(folder: Path, program: Program) -> None:
     (folder / "memory-plan.txt").write_text(program.describe() + "\n")
 
 
-def _describe(config: CoreConfig, preset: str, target: Board | None, job: Job | None) -> dict[str, Any]:
+def _describe(config: CoreConfig, preset: str, bus: str | None, target: Board | None, job: Job | None) -> dict[str, Any]:
     """What the folder was made from and what follows from it."""
     derived = ("fingerprint", "scratchpad_words", "bank_words", "address_bits", "port_bytes", "beats", "groups", "sum_bits")
     content: dict[str, Any] = {
         "generator": f"{_GENERATOR} {version(_GENERATOR)}",
         "preset": preset,
+        "bus": bus or "none",
         "configuration": asdict(config),
         "derived": {name: getattr(config, name) for name in derived},
     }
-    if target is not None and job is not None:
-        content["board"] = {
-            "name": target.name,
-            "description": target.description,
-            "runs": job.name,
-            "instructions": len(job.instructions),
-            "memory_bytes": len(job.memory),
-            "ram_bytes_at_least": job.memory_bytes(config),
-            "ram_bytes_of_board": target.memory_bytes,
-            "tools": target.tools,
-            "programmer": target.programmer,
-            "note": target.note,
-        }
+    if target is not None:
+        board = {"name": target.name, "description": target.description, "runs": "what a host at the UART uploads"}
+        if job is not None:
+            board |= {"runs": job.name, "instructions": len(job.instructions), "memory_bytes": len(job.memory)}
+            board |= {"ram_bytes_at_least": job.memory_bytes(config), "ram_bytes_of_board": target.memory_bytes}
+        if job is None and target.sdram is not None:
+            board |= {"clock_hz": target.sdram.clock_hz, "baud": target.sdram.baud}
+        content["board"] = board | {"tools": target.tools, "programmer": target.programmer, "note": target.note}
     return content
 
 

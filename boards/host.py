@@ -1,167 +1,268 @@
-"""State machines in place of a host: one runs the core, one reads what it found."""
+"""The host's side of a board: find a core at a serial port, upload a program and its weights, run images, read logits."""
 
-from amaranth import *
-from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compiler.compile import pack_input, unpack_output
+from ..compiler.program import Program
 from ..hw import isa
-from ..hw.config import CoreConfig
-from ..hw.control import ControlPort
-from ..hw.memory_port import MemoryPort
-from .jobs import CLASSES, LOGIT_BYTES
+from ..hw.control import version_number
+from ..hw.isa import Register
+from .frames import BAUD, MAX_DATA, RESPONSE, Command, Decoder, Status, encode, request
 
-__all__ = ["Host", "LargestLogit"]
+__all__ = ["CoreError", "Device", "LinkError", "Result", "SerialTransport", "Transport", "WrongDevice", "open_device"]
 
-_LOGIT_BITS = 8 * LOGIT_BYTES
-
-
-class Host(wiring.Component):
-    """Writes the program into the core, starts it and waits for its end; again at every ``start`` after that.
-
-    Parameters
-    ----------
-    config : CoreConfig
-    instructions : tuple of int
-
-    Members
-    -------
-    start : ``In(1)``
-    busy, done, error : ``Out(1)``
-        The core is loaded or runs; it has ended; it has stopped with an error.
-    control : ``Out(ControlPort())``
-    """
-
-    def __init__(self, config: CoreConfig, instructions: tuple[int, ...]):
-        words = [instruction >> 32 * j & 0xFFFF_FFFF for instruction in instructions for j in range(isa.INSTRUCTION_WORDS)]
-        self.config = config
-        self.rom = Memory(shape=32, depth=len(words), init=words, attrs={"rom_style": "block"})
-        super().__init__({"start": In(1), "busy": Out(1), "done": Out(1), "error": Out(1), "control": Out(ControlPort())})
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.rom = self.rom
-        rom, control = self.rom.read_port(), self.control
-        instruction, word = Signal(range(self.config.program_depth)), Signal(range(isa.INSTRUCTION_WORDS))
-        index = Signal(range(self.rom.depth + 1))
-        m.d.comb += [rom.en.eq(1), rom.addr.eq(index), self.busy.eq(~self.done & ~self.error)]
-
-        def write(register, value, then):
-            m.d.comb += [control.write.eq(1), control.address.eq(register), control.write_data.eq(value)]
-            m.next = then
-
-        with m.FSM():
-            with m.State("FETCH"):
-                m.d.sync += index.eq(index + 1)
-                m.next = "PROGRAM"
-            with m.State("PROGRAM"):
-                write(isa.PROGRAM_WINDOW | Cat(word, instruction), rom.data, "FETCH")
-                m.d.sync += word.eq(word + 1)
-                with m.If(word == isa.INSTRUCTION_WORDS - 1):
-                    m.d.sync += [word.eq(0), instruction.eq(instruction + 1)]
-                with m.If(index == self.rom.depth):
-                    m.next = "EXPECT"
-            with m.State("EXPECT"):
-                write(isa.Register.EXPECTED, self.config.fingerprint, "CLEAR")
-            with m.State("CLEAR"):
-                write(isa.Register.CONTROL, 0b10, "RUN")
-            with m.State("RUN"):
-                write(isa.Register.CONTROL, 0b01, "POLL")
-            with m.State("POLL"):
-                m.d.comb += [control.read.eq(1), control.address.eq(isa.Register.STATUS)]
-                m.next = "CHECK"
-            with m.State("CHECK"):
-                busy, done, error = control.read_data[:3]
-                with m.If(error):
-                    m.next = "ERROR"
-                with m.Elif(done):
-                    m.next = "DONE"
-                with m.Else():
-                    m.next = "POLL"
-            for state, lamp in (("DONE", self.done), ("ERROR", self.error)):
-                with m.State(state):
-                    m.d.comb += lamp.eq(1)
-                    with m.If(self.start):
-                        m.next = "CLEAR"
-        return m
+_START, _CLEAR = 1, 2
+_BUSY, _DONE = 1, 2
+_WORD = 4
 
 
-class LargestLogit(wiring.Component):
-    """Reads the logits from memory and keeps the index of the largest; the first of equal ones wins.
+class LinkError(RuntimeError):
+    """The device does not answer, or refuses a request. After it, the next request starts anew."""
+
+
+class WrongDevice(RuntimeError):
+    """What answers is no core, one of another version, or one of another configuration than the program's."""
+
+
+class CoreError(RuntimeError):
+    """The core stopped with an error. ``error`` and ``instruction`` say which one and where."""
+
+    def __init__(self, error: isa.Error, instruction: int):
+        super().__init__(f"the core stopped with error {error.name} at instruction {instruction}")
+        self.error, self.instruction = error, instruction
+
+
+class Transport(Protocol):
+    """Bytes to and from a device."""
+
+    def write(self, content: bytes) -> None:
+        """Send all of ``content``. Raises ``OSError`` when the device is gone."""
+        ...
+
+    def read(self, timeout: float) -> bytes:
+        """Bytes that have come, as soon as there are any; empty after ``timeout`` seconds. Raises ``OSError`` when the device is gone."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SerialTransport:
+    """A serial port; needs pyserial, the extra ``host``.
 
     Parameters
     ----------
-    port_bytes : int
-        Bytes of a beat: 1, 2, or a multiple of 4.
-    address : int
-        Of the first logit, in bytes; a multiple of ``port_bytes``.
-    classes : int
-        Number of logits.
-
-    Members
-    -------
-    enable : ``In(1)``
-        The logits are in memory. They are read once, and again when it was low.
-    index : ``Out(range(CLASSES))``
-    valid : ``Out(1)``
-        ``index`` is right.
-    read_request, read_data :
-        As in :class:`MemoryPort`.
+    port : str
+        For example /dev/ttyUSB0, COM3, or a URL of pyserial.
+    baud : int
     """
 
-    def __init__(self, port_bytes: int, address: int, classes: int):
-        self.port_bytes = port_bytes
-        self.address = address
-        self.classes = classes
-        port = MemoryPort(port_bytes).members
-        super().__init__(
-            {
-                "enable": In(1),
-                "index": Out(range(CLASSES)),
-                "valid": Out(1),
-                "read_request": port["read_request"],
-                "read_data": port["read_data"],
-            }
-        )
+    def __init__(self, port: str, baud: int = BAUD):
+        try:
+            import serial
+        except ModuleNotFoundError:
+            raise RuntimeError("a serial port needs pyserial: pip install 'vitloom[host]'") from None
+        self._serial = serial.serial_for_url(port, baudrate=baud, timeout=0, write_timeout=5)
 
-    def elaborate(self, platform):
-        m = Module()
-        port_bytes, classes = self.port_bytes, self.classes
-        step = min(port_bytes, LOGIT_BYTES)  # bytes that are looked at in a cycle
-        logit, best = Signal(signed(_LOGIT_BITS)), Signal(signed(_LOGIT_BITS), init=-(1 << _LOGIT_BITS - 1))
-        beat, left = Signal(8 * port_bytes), Signal(range(port_bytes // step + 1))
-        part, count = Signal(range(LOGIT_BYTES // step + 1)), Signal(range(CLASSES + 1))
-        m.d.comb += [
-            self.read_request.payload.address.eq(self.address // port_bytes),
-            self.read_request.payload.beats.eq(-(-LOGIT_BYTES * classes // port_bytes) - 1),
-        ]
-        with m.FSM():
-            with m.State("IDLE"):
-                m.d.sync += [self.index.eq(0), best.eq(best.init), part.eq(0), count.eq(0)]
-                m.d.comb += self.read_request.valid.eq(self.enable)
-                with m.If(self.enable & self.read_request.ready):
-                    m.next = "RECEIVE"
-            with m.State("RECEIVE"):
-                m.d.comb += self.read_data.ready.eq(1)
-                m.d.sync += [beat.eq(self.read_data.payload.data), left.eq(port_bytes // step)]
-                with m.If(self.read_data.valid):
-                    m.next = "SHIFT"
-            with m.State("SHIFT"):
-                m.d.sync += [logit.eq(Cat(logit, beat[: 8 * step])[8 * step :]), beat.eq(beat >> 8 * step), left.eq(left - 1)]
-                m.d.sync += part.eq(part + 1)
-                m.next = "COMPARE"
-            with m.State("COMPARE"):
-                m.next = "SHIFT"
-                with m.If(left == 0):
-                    m.next = "RECEIVE"
-                with m.If(part == LOGIT_BYTES // step):
-                    m.d.sync += [part.eq(0), count.eq(count + 1)]
-                    with m.If(logit > best):
-                        m.d.sync += [best.eq(logit), self.index.eq(count)]
-                    with m.If(count == classes - 1):
-                        m.next = "VALID"
-            with m.State("VALID"):
-                m.d.comb += self.valid.eq(1)
-                with m.If(~self.enable):
-                    m.next = "IDLE"
-        return m
+    def write(self, content: bytes) -> None:
+        self._serial.write(content)
+
+    def read(self, timeout: float) -> bytes:
+        self._serial.timeout = timeout
+        first = self._serial.read(1)
+        return first + self._serial.read(self._serial.in_waiting) if first else b""
+
+    def close(self) -> None:
+        self._serial.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Of one image: logits, int32 by output name, and the cycles of the run."""
+
+    logits: dict[str, NDArray[np.int32]]
+    cycles: int
+
+
+@dataclass(kw_only=True)
+class Device:
+    """A core behind a :class:`.link.Link`.
+
+    Every request is repeated when no whole response comes within ``timeout``, ``attempts`` times in all; then it raises
+    :class:`LinkError`, and the device can be used again as soon as it is back. A repeated request does again what it did: writing the
+    same, reading, or starting the program on the same memory.
+
+    Parameters
+    ----------
+    transport : Transport
+    timeout : float
+        Seconds.
+    attempts : int
+    retries : int
+        Requests repeated so far.
+    program : Program or None
+        What was uploaded.
+    """
+
+    transport: Transport
+    timeout: float = 0.5
+    attempts: int = 4
+    retries: int = 0
+    program: Program | None = None
+    _tag: int = 0
+    _port_bytes: int = field(default=0, repr=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.transport.close()
+
+    def read_registers(self, address: int, count: int = 1) -> list[int]:
+        """Registers from a word address on."""
+        content = self._request(Command.READ_REGISTERS, address, count)
+        return [int.from_bytes(content[low : low + _WORD], "little") for low in range(0, len(content), _WORD)]
+
+    def write_registers(self, address: int, values: list[int]) -> None:
+        """Registers from a word address on, or words of the program memory."""
+        step = MAX_DATA // _WORD
+        for low in range(0, len(values), step):
+            part = values[low : low + step]
+            self._request(
+                Command.WRITE_REGISTERS,
+                address + low,
+                len(part),
+                b"".join((value & 0xFFFF_FFFF).to_bytes(_WORD, "little") for value in part),
+            )
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        """``size`` bytes from byte ``address`` on, a multiple of the memory port's bytes, as is ``size``."""
+        beats, first = self._beats(address, size), address // self.port_bytes
+        step = MAX_DATA // self.port_bytes
+        parts = [self._request(Command.READ_MEMORY, first + low, min(step, beats - low)) for low in range(0, beats, step)]
+        return b"".join(parts)
+
+    def write_memory(self, address: int, content: bytes) -> None:
+        """``content`` from byte ``address`` on, both a multiple of the memory port's bytes."""
+        self._beats(address, len(content))
+        for low in range(0, len(content), MAX_DATA):
+            part = content[low : low + MAX_DATA]
+            self._request(Command.WRITE_MEMORY, (address + low) // self.port_bytes, len(part) // self.port_bytes, part)
+
+    @property
+    def port_bytes(self) -> int:
+        """Bytes of a beat of the memory port, as the device says."""
+        if not self._port_bytes:
+            self._port_bytes = self.read_registers(Register.SHAPE)[0] >> 16 & 0xFF
+        return self._port_bytes
+
+    def check(self, fingerprint: int | None = None) -> None:
+        """Raise :class:`WrongDevice` unless a core of this version answers, of the configuration ``fingerprint`` if it is given."""
+        identity, version, configuration = self.read_registers(Register.IDENTITY, 3)
+        if identity != isa.IDENTITY:
+            raise WrongDevice(f"what answers is no vitloom core: its identity is {identity:#010x}, not {isa.IDENTITY:#010x}")
+        if version != version_number():
+            raise WrongDevice(f"the device has version {_version(version)} of vitloom, this is {_version(version_number())}")
+        if fingerprint is not None and configuration != fingerprint:
+            raise WrongDevice(f"the program is for configuration {fingerprint:#010x}, the device has {configuration:#010x}")
+
+    def upload(self, program: Program) -> None:
+        """Stop what runs; write the program and all that external memory holds before a run."""
+        self.upload_program(program)
+        self.write_memory(0, program.memory_image)
+
+    def upload_program(self, program: Program) -> None:
+        """Stop what runs; write the program, for weights that are in memory already."""
+        self.check(program.fingerprint)
+        self.write_registers(Register.CONTROL, [_CLEAR])
+        self.write_registers(isa.PROGRAM_WINDOW, [word for instruction in program.words() for word in _slots(instruction)])
+        self.write_registers(Register.EXPECTED, [program.fingerprint])
+        self.write_registers(Register.MEMORY_BASE, [0])
+        self.program = program
+
+    def run(self, patches: NDArray[np.int8], *, limit: float = 10.0) -> Result:
+        """Run the uploaded program on one image, (patches, channels * patch**2) int8 of :func:`..model.golden.patches`.
+
+        Raises :class:`CoreError` when the core stops with an error, :class:`LinkError` when it is not done after ``limit`` seconds.
+        """
+        program = self.program
+        if program is None:
+            raise ValueError("no program is uploaded; upload one before running it")
+        lanes = program.config.lanes
+        self.write_memory(program.input_region[0] * lanes, pack_input(program, patches))
+        self.write_registers(Register.CONTROL, [_CLEAR])
+        self.write_registers(Register.CONTROL, [_START])
+        end = time.monotonic() + limit
+        while (status := self.read_registers(Register.STATUS)[0]) & _BUSY:
+            if time.monotonic() > end:
+                raise LinkError(f"the core is still busy after {limit:g} s")
+        if status != _DONE:
+            error, instruction = self.read_registers(Register.ERROR, 2)
+            raise CoreError(isa.Error(error), instruction)
+        low, high = self.read_registers(Register.CYCLES_LOW, 2)
+        logits = {
+            name: unpack_output(program, name, self.read_memory(address * lanes, words * lanes))
+            for name, (address, words) in program.output_regions.items()
+        }
+        return Result(logits=logits, cycles=high << 32 | low)
+
+    def _beats(self, address: int, size: int) -> int:
+        if address % self.port_bytes or size % self.port_bytes:
+            raise ValueError(f"address and size must be multiples of {self.port_bytes}, not {address} and {size}")
+        return size // self.port_bytes
+
+    def _request(self, command: Command, address: int, count: int, data: bytes = b"") -> bytes:
+        """The data of the response."""
+        problem = f"no answer within {self.timeout:g} s"
+        for attempt in range(self.attempts):
+            self.retries += attempt > 0
+            self._tag = self._tag + 1 & 0xFF
+            try:
+                self.transport.write(encode(request(self._tag, command, address, count, data)))
+                response = self._response()
+            except OSError as error:
+                problem = str(error)
+                continue
+            if response is not None:
+                return self._checked(response, command, address)
+        raise LinkError(f"the device does not answer after {self.attempts} attempts: {problem}")
+
+    def _response(self) -> bytes | None:
+        """Status and data of the response to the newest request; None when its time is over. Other responses are late ones."""
+        decoder, end = Decoder(), time.monotonic() + self.timeout
+        while (left := end - time.monotonic()) > 0:
+            received = self.transport.read(left)
+            if not received:
+                return None
+            for content in decoder.feed(received):
+                if len(content) >= 2 and content[0] == self._tag and content[1] & RESPONSE:
+                    return content[1:]
+        return None
+
+    def _checked(self, response: bytes, command: Command, address: int) -> bytes:
+        status = response[0] & ~RESPONSE
+        if status != Status.OK:
+            name = Status(status).name if status in set(Status) else str(status)
+            raise LinkError(f"the device answers {name} to {command.name} at {address:#x}")
+        return response[1:]
+
+
+def open_device(port: str, baud: int = BAUD) -> Device:
+    """The device at a serial port."""
+    return Device(transport=SerialTransport(port, baud))
+
+
+def _slots(instruction: int) -> list[int]:
+    """An instruction's 32-bit words as the program memory's addresses have them, 16 to an instruction."""
+    return [instruction >> 32 * word & 0xFFFF_FFFF if word < isa.INSTRUCTION_WORDS else 0 for word in range(16)]
+
+
+def _version(number: int) -> str:
+    return f"{number >> 16}.{number >> 8 & 0xFF}.{number & 0xFF}"

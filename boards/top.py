@@ -1,4 +1,4 @@
-"""The top of a board's design: clock, lamps and button around a demo."""
+"""The tops of boards' designs: pins and clock around a demo, or around a core for a host."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from amaranth import *
 from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
 
-from . import Board, Pll
+from ..hw.config import CoreConfig
+from . import Board, BoardSdram, Pll
 from .demo import Demo
+from .linked import SdramCore
+from .sdram import BUS_BYTES
+from .uart import divisor
 
-__all__ = ["BoardTop"]
+__all__ = ["BoardTop", "HostTop"]
 
 
 class BoardTop(Elaboratable):
@@ -52,19 +56,87 @@ class BoardTop(Elaboratable):
         return m
 
 
-class _PllClock(Elaboratable):
-    """Drives the ``sync`` domain from an ECP5 PLL that is fed by the board's clock; reset until the PLL has locked."""
+class HostTop(Elaboratable):
+    """A core with a board's SDRAM chip, for a host at its UART. Lamps: busy while requests are on their way, done at the core's interrupt.
 
-    def __init__(self, pll: Pll):
+    The chip's clock leads the core's by a quarter of its period.
+
+    Parameters
+    ----------
+    board : Board
+        With ``sdram``, the rate of its core's clock and the PLL that makes it.
+    config : CoreConfig
+        With a memory port as wide as the chip's bus.
+    """
+
+    def __init__(self, board: Board, config: CoreConfig):
+        self.board = board
+        self.sdram = sdram = self.check(board, config)
+        self.core = SdramCore(config, sdram.chip, sdram.clock_hz, divisor(sdram.clock_hz, sdram.baud))
+
+    @staticmethod
+    def check(board: Board, config: CoreConfig) -> BoardSdram:
+        """The board's SDRAM. Raises ``ValueError`` unless there is one, and the core's memory port fits it."""
+        if board.sdram is None:
+            raise ValueError(f"{board.name} has no SDRAM chip that a core for a host could use")
+        if config.port_bytes != BUS_BYTES:
+            raise ValueError(f"an SDRAM bus of {BUS_BYTES} bytes needs memory_bytes_per_cycle={BUS_BYTES}, not {config.port_bytes}")
+        return board.sdram
+
+    def elaborate(self, platform):
+        m = Module()
+        m.domains.sync = ClockDomain()
+        chip_clock = Signal()
+        m.submodules.clock = _PllClock(self.sdram.pll, chip_clock)
+        m.submodules.core = core = self.core
+        self._connect_chip(m, platform.request("sdram", 0, dir="-"), core.sdram, chip_clock)
+
+        uart = platform.request("uart", 0, dir="-")
+        m.submodules.rx = rx = io.Buffer(io.Direction.Input, uart.rx)
+        m.submodules.tx = tx = io.Buffer(io.Direction.Output, uart.tx)
+        m.d.comb += [core.rx.eq(rx.i), tx.o.eq(core.tx)]
+        for name, value in (("busy", ~core.tx), ("done", core.interrupt)):
+            resource, number, signal = getattr(self.board, name)
+            port = platform.request(resource, number, dir="-")
+            m.submodules[name] = lamp = io.Buffer(io.Direction.Output, getattr(port, signal) if signal else port)
+            m.d.comb += lamp.o.eq(value)
+        return m
+
+    @staticmethod
+    def _connect_chip(m, pads, pins, chip_clock):
+        """Pads straight to the controller, whose registers are next to them."""
+        names = ("clk_en", "ras", "cas", "we", "ba", "a", "dqm")
+        outputs = {"clk": chip_clock, "cs": Const(1), **{name: getattr(pins, name) for name in names}}
+        for name, value in outputs.items():
+            m.submodules[f"sdram_{name}"] = buffer = io.Buffer(io.Direction.Output, getattr(pads, name))
+            m.d.comb += buffer.o.eq(value)
+        m.submodules.sdram_dq = dq = io.Buffer(io.Direction.Bidir, pads.dq)
+        m.d.comb += [dq.o.eq(pins.dq_o), dq.oe.eq(pins.dq_oe), pins.dq_i.eq(dq.i)]
+
+
+class _PllClock(Elaboratable):
+    """Drives the ``sync`` domain from an ECP5 PLL that is fed by the board's clock; reset until the PLL has locked.
+
+    ``leading``, if given, is a clock that leads it by a quarter of its period.
+    """
+
+    def __init__(self, pll: Pll, leading: Signal | None = None):
         self.pll = pll
+        self.leading = leading
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.pin = pin = io.Buffer(io.Direction.Input, platform.request(platform.default_clk, dir="-"))
         locked, clock = Signal(), Signal()
         m.d.comb += ClockSignal().eq(clock)
+        second = {}
+        if self.leading is not None:
+            delay = 3 * self.pll.output // 4  # in periods of the VCO
+            second = {"p_CLKOS_DIV": self.pll.output, "p_CLKOS_CPHASE": self.pll.output - 1 + delay, "p_CLKOS_ENABLE": "ENABLED"}
+            second |= {"o_CLKOS": self.leading}
         m.submodules.pll = Instance(
             "EHXPLLL",
+            **second,
             p_CLKI_DIV=self.pll.input,
             p_CLKFB_DIV=self.pll.feedback,
             p_CLKOP_DIV=self.pll.output,

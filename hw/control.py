@@ -54,8 +54,8 @@ class ControlRegisters(wiring.Component):
 
     Writing 1 to CONTROL starts the program, unless it runs or an error is held: ``start`` comes ``latency`` cycles after the write, and
     STATUS is busy from then on. When EXPECTED is not the core's fingerprint, the error is CONFIGURATION instead and nothing starts. Writing
-    2 clears, at any time: ``clear`` comes ``latency`` cycles after the write, and resets every unit but this one; the program, EXPECTED and
-    MEMORY_BASE stay. Bit 1 goes before bit 0.
+    2 clears, at any time: ``clear`` comes ``latency`` cycles after the write, and resets every unit but this one; the program, EXPECTED,
+    MEMORY_BASE and INTERRUPT stay. Bit 1 goes before bit 0.
 
     The first error ends the run: from the next cycle on ``halt`` is high, up to and including the cycle of ``clear``. CYCLES is the number
     of cycles from ``start`` to ``finished`` or to the error. The program memory is not written while the program runs.
@@ -85,7 +85,7 @@ class ControlRegisters(wiring.Component):
     memory_base : ``Out(32)``
         Added to external addresses.
     interrupt : ``Out(1)``
-        Level: the run is done, or has an error.
+        Level: the run is done, or has an error, and bit 0 of INTERRUPT is set.
     """
 
     latency = 1
@@ -111,7 +111,8 @@ class ControlRegisters(wiring.Component):
         m = Module()
         busy, done, error, error_instruction = Signal(), Signal(), Signal(Error), Signal.like(self.dispatched)
         cycles, expected, command = Signal(64), Signal(32), Signal(2)
-        self._write(m, {Register.EXPECTED: expected, Register.MEMORY_BASE: self.memory_base}, busy)
+        enable = Signal(init=1)
+        self._write(m, {Register.EXPECTED: expected, Register.MEMORY_BASE: self.memory_base, Register.INTERRUPT: enable}, busy)
         with m.If(self.control.write & (self.control.address == Register.CONTROL)):
             m.d.comb += command.eq(self.control.write_data)
         self._read(
@@ -124,6 +125,7 @@ class ControlRegisters(wiring.Component):
                 Register.CYCLES_LOW: cycles[:32],
                 Register.CYCLES_HIGH: cycles[32:],
                 Register.MEMORY_BASE: self.memory_base,
+                Register.INTERRUPT: enable,
             },
         )
 
@@ -148,7 +150,7 @@ class ControlRegisters(wiring.Component):
                 m.d.sync += error.eq(Error.CONFIGURATION)
         with m.Elif(busy & self.finished):
             m.d.sync += [busy.eq(0), done.eq(1)]
-        m.d.comb += [self.halt.eq(failed | self.clear), self.interrupt.eq(done | failed)]
+        m.d.comb += [self.halt.eq(failed | self.clear), self.interrupt.eq((done | failed) & enable)]
         return m
 
     def _write(self, m, registers, busy):

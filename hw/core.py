@@ -54,7 +54,7 @@ class Core(wiring.Component):
     -------
     control : ``In(ControlPort())``
     interrupt : ``Out(1)``
-        The run is done, or has an error.
+        As in :class:`.control.ControlRegisters`.
     memory : ``Out(MemoryPort(port_bytes))``
     trace : ``Out(TracePort(config))``
         Only with ``trace``.

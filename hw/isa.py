@@ -25,6 +25,7 @@ __all__ = [
     "NORM_RECORD",
     "PROGRAM_WINDOW",
     "QUEUES",
+    "REGISTER_BITS",
     "TABLE_ENTRIES",
     "Codebook",
     "Error",
@@ -176,14 +177,24 @@ class Register(enum.IntEnum):
     ERROR = 6
     #: Read: index of the last instruction dispatched when the error came.
     ERROR_INSTRUCTION = 7
-    #: Read: cycles of the run, low and high half.
+    #: Read: cycles of the run, low half.
     CYCLES_LOW = 8
+    #: Read: cycles of the run, high half.
     CYCLES_HIGH = 9
     #: Read: lanes | epilogue_lanes << 8 | port_bytes << 16 | modes << 24 (a bit a mode).
     SHAPE = 10
     #: Read and write: added to every external address, in beats of the memory port.
     MEMORY_BASE = 11
+    #: Read and write: bit 0, 1 after a reset, lets done and error raise the interrupt. A clear or the next start takes it back.
+    INTERRUPT = 12
 
+
+#: Names of a register's bits, from bit 0 on.
+REGISTER_BITS = {
+    Register.CONTROL: ("START", "CLEAR"),
+    Register.STATUS: ("BUSY", "DONE", "ERROR"),
+    Register.INTERRUPT: ("ENABLE",),
+}
 
 IDENTITY = 0x4D4C5456
 #: First address of the program memory (write only, not while a program runs): instruction i, 32-bit word j at PROGRAM_WINDOW + 16 i + j.

@@ -11,7 +11,7 @@ from amaranth.lib import data
 
 from . import isa
 
-__all__ = ["instruction_set", "registers", "write"]
+__all__ = ["comment", "instruction_set", "registers", "write"]
 
 _NOTE = "<!-- Written by `python -m vitloom.hw.isa_docs`; change hw/isa.py instead. -->\n"
 #: What the source of :mod:`.isa` calls the fields of a body.
@@ -37,6 +37,11 @@ def _comments() -> dict[str, dict[str, str]]:
             comments[block if name[1] else ""][name[2]] = " ".join(text)
         text = []
     return comments
+
+
+def comment(block: str, name: str) -> str:
+    """What the comment before ``name`` in the class or layout ``block`` of :mod:`.isa` says."""
+    return _comments()[block][name]
 
 
 def _plain(text: str) -> str:

