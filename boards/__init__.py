@@ -12,7 +12,7 @@ from amaranth_boards.ulx3s import ULX3S_85F_Platform
 from .frames import BAUD
 from .sdram import SdramChip
 
-__all__ = ["BOARDS", "Board", "BoardSdram", "Pll", "board"]
+__all__ = ["BOARDS", "Board", "BoardSdram", "BoardSpram", "Pll", "board"]
 
 _KIB = 1 << 10
 _ECP5_TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
@@ -34,6 +34,15 @@ class BoardSdram:
 
     chip: SdramChip
     pll: Pll
+    clock_hz: float
+    baud: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardSpram:
+    """What a serial core for a host needs: bytes of single-port RAM for external memory, and the rates of clock and UART."""
+
+    memory_bytes: int
     clock_hz: float
     baud: int
 
@@ -63,6 +72,10 @@ class Board:
         Makes the core's clock from the board's. None: they are the same.
     sdram : BoardSdram or None
         For a core that a host runs over the board's UART.
+    spram : BoardSpram or None
+        The same on a device whose memory is single-port RAM.
+    synth_options : str
+        Of yosys.
     tools, programmer : tuple of str, str
         What ``build_top.sh`` calls, and what writes a bitstream to the board. No one is needed to write the project.
     note : str
@@ -83,6 +96,8 @@ class Board:
     connector_resources: str = ""
     pll: Pll | None = None
     sdram: BoardSdram | None = None
+    spram: BoardSpram | None = None
+    synth_options: str = "-no-rw-check"
     tools: tuple[str, ...]
     programmer: str
     note: str = ""
@@ -137,12 +152,11 @@ BOARDS: dict[str, Board] = {
             error=("led", 0, ""),
             button=("button", 0),
             connector_resources="break_off_pmod",
+            spram=BoardSpram(memory_bytes=64 * _KIB, clock_hz=12e6, baud=BAUD),
+            synth_options="-no-rw-check -dsp -spram -dff",
             tools=_ICE40_TOOLS,
             programmer="iceprog",
-            note=(
-                "no bitstream: the four-lane core takes 37339 LUT4 and 159 block RAMs (synth_ice40), the device has 5280 and 30; "
-                "digits_vit needs 232 KB of memory beside the core, the device has 143 KB in all"
-            ),
+            note="a serial core only; its memory is empty at power-up, so without a host (--uart) it runs no network",
         ),
     )
 }

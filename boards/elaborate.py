@@ -98,7 +98,9 @@ def elaborate(
 
 def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
     """What the board runs: ``program``; or ``digits_vit`` on its first sample, or the self test where that is too large."""
-    if program is None:
+    if program is None and config.serial:
+        job = self_test_job(config)
+    elif program is None:
         network = integer_network(_NETWORK)
         image = patches(network.image, samples(_NETWORK)[0][:1])[0]
         compiled = compile_network(network, config)
@@ -118,7 +120,7 @@ def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
 def _plan(config: CoreConfig, target: Board, job: Job | None) -> BuildPlan:
     """The project of amaranth-boards: the top as RTLIL and Verilog, constraints, and the scripts that call the tools."""
     top = HostTop(target, config) if job is None else BoardTop(target, Demo(config, job))
-    return target.platform().prepare(top, "top", debug_verilog=True, emit_src=False, synth_opts="-no-rw-check")
+    return target.platform().prepare(top, "top", debug_verilog=True, emit_src=False, synth_opts=target.synth_options)
 
 
 def _write_program(folder: Path, program: Program) -> None:
@@ -144,8 +146,8 @@ def _describe(config: CoreConfig, preset: str, bus: str | None, target: Board | 
         if job is not None:
             board |= {"runs": job.name, "instructions": len(job.instructions), "memory_bytes": len(job.memory)}
             board |= {"ram_bytes_at_least": job.memory_bytes(config), "ram_bytes_of_board": target.memory_bytes}
-        if job is None and target.sdram is not None:
-            board |= {"clock_hz": target.sdram.clock_hz, "baud": target.sdram.baud}
+        if job is None and (memory := target.sdram or target.spram) is not None:
+            board |= {"clock_hz": memory.clock_hz, "baud": memory.baud}
         content["board"] = board | {"tools": target.tools, "programmer": target.programmer, "note": target.note}
     return content
 

@@ -10,9 +10,10 @@ from ..hw.memory_port import MemoryPort
 from .arbiter import MemoryArbiter
 from .link import Link
 from .sdram import Sdram, SdramChip, SdramPins
+from .shared_memory import SharedMemory
 from .uart import UartReceiver, UartTransmitter
 
-__all__ = ["LinkedCore", "SdramCore"]
+__all__ = ["LinkedCore", "SdramCore", "SpramCore"]
 
 
 class LinkedCore(wiring.Component):
@@ -39,20 +40,54 @@ class LinkedCore(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        port_bytes = self.config.port_bytes
-        m.submodules.core = core = Core(self.config)
-        m.submodules.link = link = Link(port_bytes)
-        m.submodules.arbiter = arbiter = MemoryArbiter(port_bytes)
-        m.submodules.receiver = receiver = UartReceiver(self.divisor)
-        m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
-        connect(m, receiver=receiver.o, link=link.rx)
-        connect(m, link=link.tx, transmitter=transmitter.i)
-        connect(m, link=link.control, core=core.control)
-        connect(m, core=core.memory, arbiter=arbiter.clients[0])
-        connect(m, link=link.memory, arbiter=arbiter.clients[1])
+        m.submodules.arbiter = arbiter = MemoryArbiter(self.config.port_bytes)
+        _link_core(m, self, arbiter.clients)
         connect(m, arbiter=arbiter.memory, memory=flipped(self.memory))
-        m.d.comb += [receiver.pin.eq(self.rx), self.tx.eq(transmitter.pin), self.interrupt.eq(core.interrupt)]
         return m
+
+
+class SpramCore(wiring.Component):
+    """A core, the link of its host, and single-port RAM on the FPGA that they share: all of a board but its clock and pins.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    memory_bytes : int
+        A power of two.
+    divisor : int
+        Cycles of a bit on the UART.
+
+    Members
+    -------
+    rx, tx, interrupt : as in :class:`LinkedCore`
+    """
+
+    def __init__(self, config: CoreConfig, memory_bytes: int, divisor: int):
+        self.config = config
+        self.memory_bytes = memory_bytes
+        self.divisor = divisor
+        super().__init__({"rx": In(1), "tx": Out(1), "interrupt": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        port_bytes = self.config.port_bytes
+        m.submodules.memory = memory = SharedMemory(port_bytes, self.memory_bytes // port_bytes)
+        _link_core(m, self, memory.clients)
+        return m
+
+
+def _link_core(m: Module, linked: LinkedCore | SpramCore, clients) -> None:
+    """A core and the link of its host between the pins of ``linked`` and the two ``clients`` of a memory."""
+    m.submodules.core = core = Core(linked.config)
+    m.submodules.link = link = Link(linked.config.port_bytes)
+    m.submodules.receiver = receiver = UartReceiver(linked.divisor)
+    m.submodules.transmitter = transmitter = UartTransmitter(linked.divisor)
+    connect(m, receiver=receiver.o, link=link.rx)
+    connect(m, link=link.tx, transmitter=transmitter.i)
+    connect(m, link=link.control, core=core.control)
+    connect(m, core=core.memory, memory=clients[0])
+    connect(m, link=link.memory, memory=clients[1])
+    m.d.comb += [receiver.pin.eq(linked.rx), linked.tx.eq(transmitter.pin), linked.interrupt.eq(core.interrupt)]
 
 
 class SdramCore(wiring.Component):

@@ -6,6 +6,7 @@ from amaranth.back import verilog
 from amaranth.lib import wiring
 
 from .ram import RAM_SOURCE
+from .serial.scratchpad import SINGLE_PORT_SOURCE
 
 __all__ = ["to_verilog"]
 
@@ -18,10 +19,11 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     """Verilog of ``component`` as module ``name``.
 
     Ports are the flattened signature (``i__payload``, structs as one vector, field 0 in the least significant bits) and ``clk``, ``rst``.
-    The module of :class:`.ram.Ram` is included where it is used. The text depends on the component alone: no source locations, and always
-    the Yosys that is bundled with Amaranth.
+    The modules of :class:`.ram.Ram` and :class:`.serial.scratchpad.SinglePortRam` are included where they are used. The text depends on the
+    component alone: no source locations, and always the Yosys that is bundled with Amaranth.
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
     text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
     pragmas = "".join(f"/* verilator lint_off {warning} */\n" for warning in _LINT_OFF)
-    return pragmas + text + (RAM_SOURCE.read_text() if "vitloom_ram" in text else "")
+    sources = {"vitloom_ram": RAM_SOURCE, "vitloom_single_port_ram": SINGLE_PORT_SOURCE}
+    return pragmas + text + "".join(source.read_text() for name, source in sources.items() if name in text)
