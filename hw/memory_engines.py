@@ -63,6 +63,11 @@ def _held(config: CoreConfig, opcode: Opcode, payload: Value, names: tuple[str, 
     return incoming, counters, [counter.eq(incoming[name]) for name, counter in zip(names, counters, strict=True)]
 
 
+def _beyond_memory(config: CoreConfig, body: data.View) -> Value:
+    """Whether the words in external memory are more than the core can address; others are the memory's affair."""
+    return body.memory + body.words > config.memory_words if config.serial else Const(0)
+
+
 class LoadEngine(wiring.Component):
     """Executes LOAD: external memory to scratchpad, constants, tables or row map. One instruction at a time.
 
@@ -212,7 +217,7 @@ class LoadEngine(wiring.Component):
                     if target in self._tables():
                         starts = [table * table_words(self.config.lanes) for table in range(self.config.tables)]
                         outside |= ~Cat(body.destination == start for start in starts).any()
-                    outside |= body.memory >= self.config.memory_words
+                    outside |= _beyond_memory(self.config, body)
                     m.d.comb += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
             with m.Default():
                 m.d.comb += refused.eq(Error.FIELD)
@@ -337,7 +342,7 @@ class StoreEngine(wiring.Component):
         reading, failed = Signal(), Signal()
         waiting = Signal(config.word_count_bits + ceil_log2(config.beats))  # bursts without a response
         refused = Signal(Error)
-        with m.If((body.source + body.words > config.scratchpad_words) | (body.memory >= config.memory_words)):
+        with m.If((body.source + body.words > config.scratchpad_words) | _beyond_memory(config, body)):
             m.d.comb += refused.eq(Error.ADDRESS)
         with m.If(body.words == 0):
             m.d.comb += refused.eq(Error.FIELD)
