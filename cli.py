@@ -24,7 +24,7 @@ from .hw.bus.core import BUSES
 from .hw.config import LANES, PRESETS, preset
 from .model.images import load_image
 from .model.network import IntegerNetwork
-from .model.networks import ARCHITECTURES, SHIPPED, integer_network, network_structure, samples
+from .model.networks import ARCHITECTURES, SHIPPED, integer_network, network_structure, read_network, samples
 from .model.part import part
 from .model.quantize import SCHEMES, quantize_checkpoint
 from .model.synthetic import shaped_noise
@@ -311,7 +311,7 @@ def _network(given: argparse.Namespace, *, weights: bool = True) -> IntegerNetwo
     if checkpoint is not None:
         raise ValueError(f"--checkpoint goes with the name of a network, one of {', '.join(ARCHITECTURES)}, not with {name!r}")
     if Path(name).exists():
-        return IntegerNetwork.load(name)
+        return read_network(name)
     raise ValueError(f"no network {name!r}: it is neither a file nor one of {', '.join(ARCHITECTURES)}")
 
 
