@@ -38,7 +38,7 @@ class Drain(wiring.Component):
     - Tiles before the newest are read before it, and it is read after ``s' - A - 2`` in every row: they ask for less.
 
     So at full rate (E = L) a tile takes max(M, L + 1) cycles. As last passes are at least L + 1 cycles apart, and ``d`` is at most A + 1
-    cycles after the begin of the next one, no more than :attr:`WAITING` tiles ever wait: (L + 5) / (L + 1) is below 2.
+    cycles after the begin of the next one, no more than :attr:`WAITING` tiles ever wait: (L + 7) / (L + 1) is below 3, for L > 4 below 2.
 
     Addresses are made ``ahead(config)`` cycles before the drain cycle, in which a row's offset is looked up and added.
 
@@ -69,7 +69,7 @@ class Drain(wiring.Component):
     """
 
     #: Tiles between the begin of their last pass and their first drain cycle, at most.
-    WAITING = 3
+    WAITING = 4
 
     @staticmethod
     def delay(config: CoreConfig) -> int:
