@@ -124,7 +124,7 @@ def _plan(config: CoreConfig, target: Board, job: Job | None) -> BuildPlan:
 def _write_program(folder: Path, program: Program) -> None:
     """The program as a host writes it (32-bit words, little-endian, twelve an instruction), and what memory holds before the first run."""
     size = isa.INSTRUCTION_BITS // 8
-    (folder / "program.bin").write_bytes(b"".join(word.to_bytes(size, "little") for word in program.words()))
+    (folder / "program.bin").write_bytes(b"".join(word.to_bytes(size, "little") for word in program.resident_words()))
     (folder / "memory.bin").write_bytes(program.memory_image)
     (folder / "memory-plan.txt").write_text(program.describe() + "\n")
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..hw import isa
 from ..hw.config import CoreConfig
 from ..model.network import IntegerNetwork
+from .blocks import PROGRAM, fetch_blocks, pack_blocks
 from .check import check
 from .constants import MemoryImage
 from .emitter import Emitter, Plan, phases
@@ -174,16 +175,15 @@ def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, pl
     lowered = lower(network, config, image, plan)
     if plan.overlap:
         lowered.instructions = load_ahead(lowered.instructions, lowered.buffers, config)
-    if len(lowered.instructions) > config.program_depth:
-        raise TooLong
     _check_room(lowered, config)
     buffers = _place(lowered, config, plan)
-    image = MemoryImage(network, config.lanes, lowered.row_maps)
-    regions = image.regions
-    resolved = [_resolve(instruction, buffers, regions) for instruction in lowered.instructions]
-    instructions = synchronise(resolved, Hazards(buffers, config, placed=True))
+    instructions = synchronise(lowered.instructions, Hazards(buffers, config, placed=True))
     if len(instructions) > config.program_depth:
+        instructions = fetch_blocks(instructions, config)
+    if len(instructions) > config.program_limit:
         raise TooLong
+    instructions, image = _resolved(network, config, lowered, instructions, buffers)
+    regions = image.regions
     by_layer: dict[str, list[int]] = {}
     for index, instruction in enumerate(instructions):
         by_layer.setdefault(instruction.layer, []).append(index)
@@ -200,6 +200,18 @@ def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, pl
         input_region=regions["input"],
         output_regions={name: regions[name] for name in network.outputs},
     )
+
+
+def _resolved(
+    network: IntegerNetwork, config: CoreConfig, lowered: Emitter, instructions: Sequence[Instruction], buffers: dict[str, Buffer]
+) -> tuple[list[Instruction], MemoryImage]:
+    """The instructions with addresses, and the external memory, which holds some of them where the program is streamed."""
+    more = {**lowered.row_maps, PROGRAM: pack_blocks([0] * len(instructions), config)}
+    regions = MemoryImage(network, config.lanes, more).regions
+    resolved = [_resolve(instruction, buffers, regions) for instruction in instructions]
+    if more[PROGRAM]:
+        more[PROGRAM] = pack_blocks([instruction.word() for instruction in resolved], config)
+    return resolved, MemoryImage(network, config.lanes, more)
 
 
 def _check_room(lowered: Emitter, config: CoreConfig) -> None:

@@ -48,7 +48,9 @@ class CoreConfig:
     map_rows : int
         Row offsets on chip at one time; 0 is a core without row maps.
     program_depth : int
-        Instructions of a program, at most.
+        Instructions on chip; without ``program_stream`` those of a program, at most.
+    program_stream : bool
+        Whether longer programs come in block by block, by LOADs of their own (:class:`.sequencer.Sequencer`).
     queue_depth : int
         Instructions waiting in each of the four queues.
     memory_bytes_per_cycle : int
@@ -70,6 +72,7 @@ class CoreConfig:
     tables: int = 2
     map_rows: int = 4096
     program_depth: int = 8192
+    program_stream: bool = False
     queue_depth: int = 16
     memory_bytes_per_cycle: int = 16
     memory_latency: int = 30
@@ -86,6 +89,7 @@ class CoreConfig:
             raise ValueError(f"modes must be some of {', '.join(MODES)}, not {', '.join(self.modes) or 'nothing'}")
         object.__setattr__(self, "modes", tuple(mode for mode in MODES if mode in self.modes))
         object.__setattr__(self, "packed_weights", bool(self.packed_weights or self.narrow))
+        object.__setattr__(self, "program_stream", bool(self.program_stream))
         if self.packed_weights and self.lanes % 8:
             raise ValueError(f"packed operands need lanes that are a multiple of 8, not {self.lanes}")
         for name in ("banks", "accumulator_rows", "program_depth", "queue_depth", "tables", "constant_channels", "norm_channels"):
@@ -96,6 +100,8 @@ class CoreConfig:
             raise ValueError(f"accumulator_rows must be at most 4096, not {self.accumulator_rows}")
         if self.program_depth > 8192:  # what the addresses of the control port reach
             raise ValueError(f"program_depth must be at most 8192, not {self.program_depth}")
+        if self.program_stream and self.program_depth < 16:
+            raise ValueError(f"program_depth must be at least 16 with program_stream, not {self.program_depth}")
         if self.map_rows and not (16 <= self.map_rows <= 8192 and self.map_rows & (self.map_rows - 1) == 0):
             raise ValueError(f"map_rows must be 0 or a power of two of 16 to 8192, not {self.map_rows}")
         if self.scratchpad_bytes < self.banks * self.lanes * 16:
@@ -130,6 +136,16 @@ class CoreConfig:
     def beats(self) -> int:
         """Beats of the memory port to a scratchpad word."""
         return self.lanes // self.port_bytes
+
+    @property
+    def program_block(self) -> int:
+        """Instructions of a block of a program that is streamed: a quarter of those on chip."""
+        return self.program_depth // 4
+
+    @property
+    def program_limit(self) -> int:
+        """Instructions of a program, at most."""
+        return 1 << 16 if self.program_stream else self.program_depth
 
     @property
     def groups(self) -> int:

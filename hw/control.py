@@ -74,7 +74,7 @@ class ControlRegisters(wiring.Component):
         Pulse.
     finished : ``In(1)``
         Pulse of the sequencer.
-    dispatched : ``In(range(program_depth))``
+    dispatched : ``In(range(program_limit))``
         Of the sequencer.
     errors : ``In(isa.Error).array(len(ERROR_SOURCES))``
         NONE, or an error in this cycle.
@@ -98,7 +98,7 @@ class ControlRegisters(wiring.Component):
                 "program_write": Out(ProgramWrite(config.program_depth)),
                 "start": Out(1),
                 "finished": In(1),
-                "dispatched": In(range(config.program_depth)),
+                "dispatched": In(range(config.program_limit)),
                 "errors": In(Error).array(len(ERROR_SOURCES)),
                 "halt": Out(1),
                 "clear": Out(1),

@@ -191,7 +191,7 @@ def write_job(folder: Path, program: Program, inputs: Sequence[bytes], *, limit:
     _, total = model_timings(program)
     job = {"runs": len(inputs), "fingerprint": program.fingerprint, "limit": limit or 2 * total + 10_000}
     (folder / "job.json").write_text(json.dumps(job))
-    words = b"".join(word.to_bytes(isa.INSTRUCTION_BITS // 8, "little") for word in program.words())
+    words = b"".join(word.to_bytes(isa.INSTRUCTION_BITS // 8, "little") for word in program.resident_words())
     np.save(folder / "program.npy", np.frombuffer(words, "<u4").reshape(-1, isa.INSTRUCTION_WORDS))
     (folder / "memory.hex").write_text(_hex(program.memory_image, config.port_bytes))
     for index, content in enumerate(inputs):
