@@ -18,6 +18,8 @@ NARROW = {"int4": 4, "int2": 2, "binary": 1}
 PACKING = {mode: exact_log2(8 // NARROW.get(mode, 8)) for mode in MODES}
 #: Bits of a product in each mode: of two bytes, of a power of two and a byte, of a dot product of 2, 4 or 8.
 _PRODUCT_BITS = {"int8": 16, "log2": 22, "int4": 9, "int2": 6, "binary": 6}
+#: Fields on which the area or the cycles of a core depend, and no program does.
+_INVISIBLE = ("row_lanes",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class CoreConfig:
     epilogue_lanes : int
         E: accumulators that leave through the epilogue in a cycle: L/4, L/2 or L; 0 stands for the least that hides behind a GEMM with
         K = 64, the head dimension of ViT and DeiT: L**2/64, and L/4 at least.
+    row_lanes : int
+        Elements that softmax and LayerNorm take in a cycle: L divided by a power of two, and at least :attr:`port_bytes`; 0 stands for L.
     scratchpad_bytes : int
         Upper bound; a bank has the largest power of two of words that keeps all banks within it.
     banks : int
@@ -64,6 +68,7 @@ class CoreConfig:
     modes: tuple[str, ...] = MODES[:2]
     packed_weights: bool = False
     epilogue_lanes: int = 0
+    row_lanes: int = 0
     scratchpad_bytes: int = 2 << 20
     banks: int = 8
     accumulator_rows: int = 256
@@ -84,6 +89,8 @@ class CoreConfig:
             object.__setattr__(self, "epilogue_lanes", max(self.lanes // 4, self.lanes**2 // 64))
         if self.epilogue_lanes not in (self.lanes // 4, self.lanes // 2, self.lanes):
             raise ValueError(f"epilogue_lanes must be a quarter, half or all of {self.lanes} lanes, not {self.epilogue_lanes}")
+        if self.row_lanes == 0:
+            object.__setattr__(self, "row_lanes", self.lanes)
         unknown = [mode for mode in self.modes if mode not in MODES]
         if unknown or not self.modes or len(set(self.modes)) < len(self.modes):
             raise ValueError(f"modes must be some of {', '.join(MODES)}, not {', '.join(self.modes) or 'nothing'}")
@@ -108,6 +115,11 @@ class CoreConfig:
             raise ValueError(f"scratchpad_bytes must be at least {self.banks * self.lanes * 16}, not {self.scratchpad_bytes}")
         if self.memory_bytes_per_cycle < 1:
             raise ValueError(f"memory_bytes_per_cycle must be at least 1, not {self.memory_bytes_per_cycle}")
+        allowed = [
+            self.lanes >> n for n in range(self.lanes.bit_length()) if self.lanes % (1 << n) == 0 and self.lanes >> n >= self.port_bytes
+        ]
+        if self.row_lanes not in allowed:
+            raise ValueError(f"row_lanes must be one of {', '.join(map(str, allowed))}, not {self.row_lanes}")
         if self.memory_latency < 1:
             raise ValueError(f"memory_latency must be at least 1, not {self.memory_latency}")
         if self.address_bits > 20:
@@ -153,6 +165,11 @@ class CoreConfig:
         return self.lanes // self.epilogue_lanes
 
     @property
+    def row_parts(self) -> int:
+        """Cycles in which softmax and LayerNorm take a word, a power of two."""
+        return self.lanes // self.row_lanes
+
+    @property
     def narrow(self) -> bool:
         """Whether the core has a mode with operands of less than 8 bits, and so packs activations."""
         return any(mode in NARROW for mode in self.modes)
@@ -175,7 +192,7 @@ class CoreConfig:
     @property
     def fingerprint(self) -> int:
         """32-bit check of every field that a program depends on; the core shows it in a register and refuses other programs."""
-        fields = {name: value for name, value in asdict(self).items() if not name.startswith("memory_")}
+        fields = {name: value for name, value in asdict(self).items() if not name.startswith("memory_") and name not in _INVISIBLE}
         fields["port_bytes"] = self.port_bytes
         return zlib.crc32(repr(sorted(fields.items())).encode())
 
@@ -194,7 +211,7 @@ class CoreConfig:
             except ValueError:
                 raise ValueError(f"{name} takes an integer, not {text!r}") from None
         if "lanes" in changes:
-            changes.setdefault("epilogue_lanes", 0)
+            changes = {"epilogue_lanes": 0, "row_lanes": 0} | changes
         return replace(self, **changes)
 
 
