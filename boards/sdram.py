@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, enum, wiring
@@ -133,15 +134,14 @@ class _Wait:
 
     def __init__(self, m: Module, name: str, longest: int):
         self.left = Signal(range(longest + 1), name=f"{name}_left")
-        self.over = Signal(name=f"{name}_over")
-        m.d.comb += self.over.eq(self.left == 0)
+        self.over = Signal(name=f"{name}_over", init=1)  # none is left
         with m.If(~self.over):
-            m.d.sync += self.left.eq(self.left - 1)
+            m.d.sync += [self.left.eq(self.left - 1), self.over.eq(self.left == 1)]
 
     def hold(self, m: Module, cycles: int) -> None:
         """At least ``cycles`` from this one to the next command."""
         with m.If(self.left < cycles):
-            m.d.sync += self.left.eq(cycles - 1)
+            m.d.sync += [self.left.eq(cycles - 1), self.over.eq(cycles == 1)]
 
 
 class Sdram(wiring.Component):
@@ -252,18 +252,17 @@ class Sdram(wiring.Component):
                 activate.hold(m, timing.mrd)
                 m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += running.eq(1)
+                m.d.sync += running.eq(1)
 
     def _burst(self, m, command, accepting):
         """Accept requests, reads and writes in turn, and walk through their beats; answer a write after its last beat."""
         port = self.port
         burst = Signal(
-            data.StructLayout({"active": 1, "write": 1, "address": self.address, "left": len(port.read_request.payload.beats), "failed": 1})
+            data.StructLayout({"active": 1, "write": 1, "address": self.address, "left": len(port.read_request.payload.beats), "last": 1, "failed": 1})
         )
-        last, take, write = Signal(), Signal(), Signal()
+        take, write = Signal(), Signal()
         m.d.comb += [
-            last.eq(burst.left == 0),
-            take.eq(accepting & (~burst.active | (self._column(command) & last))),
+            take.eq(accepting & (~burst.active | (self._column(command) & burst.last))),
             write.eq(port.write_request.valid & ~(port.read_request.valid & burst.write)),
             port.write_request.ready.eq(take & write),
             port.read_request.ready.eq(take & ~write),
@@ -273,7 +272,8 @@ class Sdram(wiring.Component):
         with m.If(self._column(command)):
             failed = burst.failed | (burst.address.beyond != 0)
             m.d.sync += [burst.address.eq(burst.address.as_value() + 1), burst.left.eq(burst.left - 1), burst.failed.eq(failed)]
-            with m.If(last):
+            m.d.sync += burst.last.eq(burst.left == 1)
+            with m.If(burst.last):
                 m.d.sync += burst.active.eq(0)
                 with m.If(burst.write):
                     m.d.sync += [port.write_response.valid.eq(1), port.write_response.payload.error.eq(failed)]
@@ -281,6 +281,7 @@ class Sdram(wiring.Component):
             with m.If(request.valid & request.ready):
                 m.d.sync += [burst.active.eq(1), burst.write.eq(is_write), burst.failed.eq(0)]
                 m.d.sync += [burst.address.eq(request.payload.address), burst.left.eq(request.payload.beats)]
+                m.d.sync += burst.last.eq(request.payload.beats == 0)
         return burst
 
     @staticmethod
@@ -295,16 +296,18 @@ class Sdram(wiring.Component):
         turn = _Wait(m, "turn", timing.cas + 2)  # one cycle in which nobody drives the data
         opened, rows = Signal(BANKS), Array(Signal(self.chip.row_bits, name=f"row_{bank}") for bank in range(BANKS))
         # What the table says of the burst's row, one cycle old: not to be used just after a change of either.
-        hit, other, settled, looked_up = Signal(), Signal(), Signal(), Signal(self.address)
+        hit, other, settled = Signal(), Signal(), Signal()
         address = burst.address
-        m.d.comb += looked_up.eq(address)
-        for request in (port.read_request, port.write_request):
-            with m.If(request.ready & request.valid):
-                m.d.comb += looked_up.eq(request.payload.address)
-        is_open = opened.bit_select(looked_up.bank, 1)
-        m.d.sync += [other.eq(is_open), hit.eq(is_open & (rows[looked_up.bank] == looked_up.row)), settled.eq(1)]
+        # The rows of what may be the burst in the next cycle are looked up side by side, and the result is chosen.
+        chosen: list[tuple[Any, Value]] = [(address, Const(1))]
+        chosen += [(self.address(request.payload.address), request.ready & request.valid) for request in (port.read_request, port.write_request)]
+        m.d.sync += settled.eq(1)
+        for candidate, is_next in chosen:
+            is_open, is_row = opened.bit_select(candidate.bank, 1), rows[candidate.bank] == candidate.row
+            with m.If(is_next):
+                m.d.sync += [other.eq(is_open), hit.eq(is_open & is_row)]
 
-        able = Mux(burst.write, port.write_data.valid & turn.over & ((burst.left != 0) | ~port.write_response.valid), room)
+        able = Mux(burst.write, port.write_data.valid & turn.over & (~burst.last | ~port.write_response.valid), room)
         with m.If(running & settled & due):
             with m.If(opened.any() & precharge.over):
                 m.d.comb += command.eq(Command.PRECHARGE)
@@ -319,7 +322,7 @@ class Sdram(wiring.Component):
             with m.If(hit & column.over & able):
                 m.d.comb += [command.eq(Mux(burst.write, Command.WRITE, Command.READ)), port.write_data.ready.eq(burst.write)]
                 m.d.sync += [pins.a.eq(address.column), pins.dqm.eq((burst.write & (address.beyond != 0)).replicate(BUS_BYTES))]
-                with m.If(address.column.all() & (burst.left != 0)):
+                with m.If(address.column.all() & ~burst.last):
                     m.d.sync += settled.eq(0)
                 with m.If(burst.write):
                     precharge.hold(m, timing.wr)

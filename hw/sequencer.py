@@ -81,21 +81,27 @@ class _Queue(wiring.Component):
         write, read = entries.write_port(), entries.read_port(domain="comb")
         m.submodules.gives = gives = Memory(shape=isa.QUEUES, depth=Sequencer.IN_FLIGHT, init=[])
         give_write, give_read = gives.write_port(), gives.read_port(domain="comb")
-        level = Signal(range(self.depth + 1))
+        level, stored = Signal(range(self.depth + 1)), Signal(range(self.depth + 1))
         flying = Signal(range(Sequencer.IN_FLIGHT + 1))
+        alone, many = Signal(init=1), Signal()  # none is in flight; IN_FLIGHT are
 
-        head = isa.HEADER(read.data[: isa.HEADER.size])
-        is_sync, able, pop, start = Signal(), Signal(), Signal(), Signal()
+        # The first one is in a register, outside the memory.
+        first, waiting = Signal(self.width, reset_less=True), Signal()
+        head = isa.HEADER(first[: isa.HEADER.size])
+        is_sync, able, pop, start, load = Signal(), Signal(), Signal(), Signal(), Signal()
         others = head.wait & ~(1 << self.queue.value)
-        alone = head.wait[self.queue.value] | is_sync
+        last = head.wait[self.queue.value] | is_sync
         m.d.comb += [
             is_sync.eq(head.opcode == isa.Opcode.SYNC),
-            able.eq((level != 0) & ~self.halt & (others & ~self.tokens == 0) & Mux(alone, flying == 0, flying != Sequencer.IN_FLIGHT)),
+            able.eq(waiting & ~self.halt & (others & ~self.tokens == 0) & Mux(last, alone, ~many)),
             self.port.instruction.valid.eq(able & ~is_sync),
-            self.port.instruction.payload.eq(read.data),
+            self.port.instruction.payload.eq(first),
             start.eq(self.port.instruction.valid & self.port.instruction.ready),
             pop.eq(start | (able & is_sync)),
+            load.eq((stored != 0) & (pop | ~waiting)),
         ]
+        with m.If(pop | ~waiting):
+            m.d.sync += [first.eq(read.data), waiting.eq(stored != 0)]
         with m.If(pop):
             m.d.comb += self.take.eq(others)
         with m.If(self.port.done):
@@ -104,9 +110,13 @@ class _Queue(wiring.Component):
             m.d.comb += self.give.eq(head.give)
 
         m.d.comb += [write.en.eq(self.push), write.data.eq(self.instruction), give_write.en.eq(start), give_write.data.eq(head.give)]
-        for step, port in ((self.push, write), (pop, read), (start, give_write), (self.port.done, give_read)):
-            m.d.sync += port.addr.eq(port.addr + step)
-        m.d.sync += [level.eq(level + self.push - pop), flying.eq(flying + start - self.port.done)]
+        for step, port in ((self.push, write), (load, read), (start, give_write), (self.port.done, give_read)):
+            with m.If(step):
+                m.d.sync += port.addr.eq(port.addr + 1)
+        m.d.sync += [level.eq(level + self.push - pop), stored.eq(stored + self.push - load)]
+        m.d.sync += flying.eq(flying + start - self.port.done)
+        for now, number in ((alone, 0), (many, Sequencer.IN_FLIGHT)):  # flying == number, in a register
+            m.d.sync += now.eq(Mux(start, Mux(self.port.done, now, flying == number - 1), Mux(self.port.done, flying == number + 1, now)))
         m.d.comb += [self.full.eq(level == self.depth), self.idle.eq((level == 0) & (flying == 0))]
         return m
 
@@ -295,7 +305,7 @@ class Sequencer(wiring.Component):
     """
 
     DISPATCH_CYCLES = 2
-    QUEUE_LATENCY = 1
+    QUEUE_LATENCY = 2
     TOKEN_LATENCY = 1
     FINISH_LATENCY = 1
     LOADED_CYCLES = 3
@@ -352,9 +362,10 @@ class Sequencer(wiring.Component):
         overflows = []
         for source, target in itertools.permutations(queues, 2):
             count = Signal(self.TOKEN_BITS + 1, name=f"tokens_{source.queue.name.lower()}_{target.queue.name.lower()}")
-            held = count[: self.TOKEN_BITS]
+            held, some = count[: self.TOKEN_BITS], Signal(name=f"some_{count.name}")
             give, take = source.give[target.queue.value], target.take[source.queue.value]
-            m.d.comb += target.tokens[source.queue.value].eq(held.any())
+            m.d.comb += target.tokens[source.queue.value].eq(some)  # held.any(), in a register
+            m.d.sync += some.eq(~self.start & (give | Mux(take, held[1:].any(), some)))
             m.d.sync += count.eq(Mux(self.start, 0, held + give - take))
             overflows.append(count[-1])
         return Cat(overflows).any()

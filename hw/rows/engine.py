@@ -33,8 +33,8 @@ class RowEngine(wiring.Component):
 
     A word is read in ``config.row_parts`` parts, one a cycle, lowest lanes first; its result is written with its last part.
     An instruction is accepted in the cycle after the last read of the one before it, if it uses the same unit, packs its output alike and,
-    for NORM, has the same settings (:data:`.rsqrt.NORM_SETTINGS`), and if fewer than ``Sequencer.IN_FLIGHT`` are in progress; otherwise in
-    the cycle of the ``done`` that this waits for. So one cycle is lost between instructions of a kind, not the unit's latency, and all end
+    for NORM, has the same settings (:data:`.rsqrt.NORM_SETTINGS`), if fewer than ``Sequencer.IN_FLIGHT`` are in progress, and if it was
+    offered in the cycle before already; otherwise in the cycle of the ``done`` that this waits for. So one cycle is lost between instructions of a kind, not the unit's latency, and all end
     in order.
     Of a SOFTMAX, lanes from ``columns`` on count nowhere and get code 15, or the last entry of the code table.
     With ``config.narrow`` output may be packed (:class:`.packer.RowPacker`): a row is then ``ceil(words / 2**output_packing)`` words.
@@ -118,7 +118,7 @@ class RowEngine(wiring.Component):
         # Both bodies begin alike, with rows, words and addresses.
         body, norm_body = isa.body(Opcode.SOFTMAX, instruction), isa.body(Opcode.NORM, instruction)
         incoming = isa.body(Opcode.SOFTMAX, self.instruction.payload)
-        m.d.comb += [source.load.eq(self.start), source.base.eq(incoming.input), source.words.eq(body.words)]
+        m.d.comb += [source.load.eq(self.start), source.base.eq(incoming.input), source.words.eq(incoming.words)]
         m.d.comb += [source.row_stride.eq(body.input_row), source.word_stride.eq(body.input_word)]
 
         rows_left, columns_left = Signal(13, reset_less=True), Signal(16, reset_less=True)
@@ -181,8 +181,10 @@ class RowEngine(wiring.Component):
             is_same &= ~is_norm | (incoming[name] == current[name])
         if self.config.narrow:
             is_same &= self._packing(self.instruction.payload, is_norm) == self._packing(instruction, is_norm)
+        fits = Signal()  # as the instruction was offered in the cycle before, it goes with those in flight
+        m.d.sync += fits.eq(self.instruction.valid & ~self.start & is_same)
         m.d.comb += [
-            self.instruction.ready.eq(free & ((flying == 0) | (is_same & (flying != Sequencer.IN_FLIGHT)))),
+            self.instruction.ready.eq(free & ((flying == 0) | (fits & (flying != Sequencer.IN_FLIGHT)))),
             self.start.eq(self.instruction.valid & self.instruction.ready),
             accepted.eq(self.start),
         ]

@@ -243,9 +243,9 @@ def test_the_model_follows_the_published_rule():
     ]
     engines = [FakeEngine(2, np.ones(8, int), np.full(8, 10)) for _ in Queue]
     timings, finished = simulate_queues(program, engines, queue_depth=2, start=100)
-    assert [astuple(timing) for timing in timings] == [(102, 116, 126), (104, 105, 115), (106, 127, 127), (108, 128, 138)]
-    assert timings[1] == Timing(dispatch=104, start=105, done=115)
-    assert finished == 139
+    assert [astuple(timing) for timing in timings] == [(102, 117, 127), (104, 106, 116), (106, 128, 128), (108, 129, 139)]
+    assert timings[1] == Timing(dispatch=104, start=106, done=116)
+    assert finished == 140
 
 
 def test_the_model_refuses_programs_that_never_end():
