@@ -19,7 +19,7 @@ PACKING = {mode: exact_log2(8 // NARROW.get(mode, 8)) for mode in MODES}
 #: Bits of a product in each mode: of two bytes, of a power of two and a byte, of a dot product of 2, 4 or 8.
 _PRODUCT_BITS = {"int8": 16, "log2": 22, "int4": 9, "int2": 6, "binary": 6}
 #: Fields on which the area or the cycles of a core depend, and no program does.
-_INVISIBLE = ("row_lanes",)
+_INVISIBLE = ("array_multipliers", "row_lanes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,9 @@ class CoreConfig:
         Operand modes of the array (:data:`MODES`). A program needs int8 for a network's first and last layer; an array can do without.
     packed_weights : bool
         Whether weights of 1, 2 and 4 bits are unpacked for operands of 8 bits too. A core with a narrow mode (:data:`NARROW`) always does.
+    array_multipliers : int
+        Multipliers of the device that the array has, at most L**2; other processing elements multiply in LUTs, which takes the operand
+        modes int8 and log2. 0 stands for L**2.
     epilogue_lanes : int
         E: accumulators that leave through the epilogue in a cycle: L/4, L/2 or L; 0 stands for the least that hides behind a GEMM with
         K = 64, the head dimension of ViT and DeiT: L**2/64, and L/4 at least.
@@ -67,6 +70,7 @@ class CoreConfig:
     lanes: int = 16
     modes: tuple[str, ...] = MODES[:2]
     packed_weights: bool = False
+    array_multipliers: int = 0
     epilogue_lanes: int = 0
     row_lanes: int = 0
     scratchpad_bytes: int = 2 << 20
@@ -99,6 +103,11 @@ class CoreConfig:
         object.__setattr__(self, "program_stream", bool(self.program_stream))
         if self.packed_weights and self.lanes % 8:
             raise ValueError(f"packed operands need lanes that are a multiple of 8, not {self.lanes}")
+        if self.array_multipliers == 0:
+            object.__setattr__(self, "array_multipliers", self.lanes**2)
+        least = self.lanes**2 if self.narrow else 1
+        if not least <= self.array_multipliers <= self.lanes**2:
+            raise ValueError(f"array_multipliers must be {least} to {self.lanes**2} with these modes, not {self.array_multipliers}")
         for name in ("banks", "accumulator_rows", "program_depth", "queue_depth", "tables", "constant_channels", "norm_channels"):
             value = getattr(self, name)
             if value < 2 or value & (value - 1):
@@ -211,7 +220,7 @@ class CoreConfig:
             except ValueError:
                 raise ValueError(f"{name} takes an integer, not {text!r}") from None
         if "lanes" in changes:
-            changes = {"epilogue_lanes": 0, "row_lanes": 0} | changes
+            changes = {"array_multipliers": 0, "epilogue_lanes": 0, "row_lanes": 0} | changes
         return replace(self, **changes)
 
 

@@ -188,20 +188,20 @@ ALL = ("int8", "log2", "int4", "int2", "binary")
 
 
 @pytest.mark.parametrize(
-    ("lanes", "modes", "kind"),
+    ("lanes", "modes", "multipliers", "kind"),
     [
-        (4, ("int8", "log2"), MacArray),
-        (12, ("int8", "log2"), MacArray),
-        (4, ("int8",), MacArray),
-        (4, ("int8", "log2"), ShiftAndAdd),
-        (8, ALL, MacArray),
-        (8, ("binary",), MacArray),
-        (8, ("int2", "binary"), MacArray),
-        (16, ("int8", "int4"), MacArray),
+        (4, ("int8", "log2"), 6, MacArray),
+        (12, ("int8", "log2"), 0, MacArray),
+        (4, ("int8",), 1, MacArray),
+        (4, ("int8", "log2"), 0, ShiftAndAdd),
+        (8, ALL, 0, MacArray),
+        (8, ("binary",), 0, MacArray),
+        (8, ("int2", "binary"), 0, MacArray),
+        (16, ("int8", "int4"), 0, MacArray),
     ],
 )
-def test_mac_array_multiplies_tile_after_tile(lanes, modes, kind, tmp_path):
-    array = kind(CoreConfig(lanes=lanes, modes=modes))
+def test_mac_array_multiplies_tile_after_tile(lanes, modes, multipliers, kind, tmp_path):
+    array = kind(CoreConfig(lanes=lanes, modes=modes, array_multipliers=multipliers))
     codes = "".join(str(Mode[mode.upper()].value) for mode in modes)
     model = build(array, name=f"{kind.__name__.lower()}_{lanes}_{'_'.join(modes)}")
     run(model, __file__, test_dir=tmp_path, seed=1, env={"LANES": str(lanes), "MODES": codes, "LATENCY": str(array.latency)})
