@@ -93,12 +93,12 @@ class SdramCore(wiring.Component):
         m.submodules.linked = linked = self.linked
         m.submodules.memory = memory = self.memory
         connect(m, memory=memory.pins, sdram=flipped(self.sdram))
-        for name in ("read_data", "write_response"):
-            connect(m, linked=getattr(linked.memory, name), memory=getattr(memory.port, name))
-        for name in ("read_request", "write_request", "write_data"):
-            source = getattr(linked.memory, name)
+        connect(m, linked=linked.memory.write_response, memory=memory.port.write_response)
+        for name in ("read_request", "write_request", "write_data", "read_data"):
+            ends = [getattr(linked.memory, name), getattr(memory.port, name)]
+            source, sink = reversed(ends) if name == "read_data" else ends
             m.submodules[name] = buffer = StreamBuffer(source.payload.shape())
-            connect(m, linked=source, buffer=buffer.i)
-            connect(m, buffer=buffer.o, memory=getattr(memory.port, name))
+            connect(m, source=source, buffer=buffer.i)
+            connect(m, buffer=buffer.o, sink=sink)
         m.d.comb += [linked.rx.eq(self.rx), self.tx.eq(linked.tx), self.interrupt.eq(linked.interrupt)]
         return m
