@@ -104,7 +104,15 @@ def _plans(config: CoreConfig) -> list[list[Plan]]:
         for chunk in (2 * rows, rows // 2)
     ]
     fast.insert(1, [Plan(split=1, weight_banks=(banks,), weight_parts=parts, chunk_rows=2 * rows) for parts in (4, 2)])
-    sizes = [(2, 2 * rows, 0), (2, rows // 2, 0), (1, rows // 2, 2), (1, rows // 4, 2), (1, rows // 4, 4), (1, rows // 8, 8)]
+    sizes = [
+        (2, 2 * rows, 0),
+        (1, 2 * rows, 2),
+        (2, rows // 2, 0),
+        (1, rows // 2, 2),
+        (1, rows // 4, 2),
+        (1, rows // 4, 4),
+        (1, rows // 8, 8),
+    ]
     frugal = [
         [Plan(split=split, weight_banks=(banks,), weight_parts=2, chunk_rows=chunk, head_split=heads, timed=False, overlap=False)]
         for split, chunk, heads in sizes
