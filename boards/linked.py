@@ -55,8 +55,11 @@ class LinkedCore(wiring.Component):
             m.d.comb += getattr(core.control, name).eq(delay(m, getattr(link.control, name), 1, name=name, reset_less=False))
         m.d.comb += link.control.read_data.eq(core.control.read_data)
         for client, port in enumerate((core.memory, link.memory)):
-            for name in ("read_data", "write_data", "write_response"):
+            for name in ("write_data", "write_response"):
                 connect(m, client=getattr(port, name), arbiter=getattr(arbiter.clients[client], name))
+            m.submodules[f"read_data_{client}"] = buffer = StreamBuffer(port.read_data.payload.shape())
+            connect(m, arbiter=arbiter.clients[client].read_data, buffer=buffer.i)
+            connect(m, buffer=buffer.o, client=port.read_data)
             for name in ("read_request", "write_request"):
                 m.submodules[f"{name}_{client}"] = buffer = StreamBuffer(REQUEST)
                 connect(m, client=getattr(port, name), buffer=buffer.i)
@@ -93,8 +96,9 @@ class SdramCore(wiring.Component):
         m.submodules.linked = linked = self.linked
         m.submodules.memory = memory = self.memory
         connect(m, memory=memory.pins, sdram=flipped(self.sdram))
-        connect(m, linked=linked.memory.write_response, memory=memory.port.write_response)
-        for name in ("read_request", "write_request", "write_data", "read_data"):
+        for name in ("read_request", "write_request", "write_response"):
+            connect(m, linked=getattr(linked.memory, name), memory=getattr(memory.port, name))
+        for name in ("write_data", "read_data"):
             ends = [getattr(linked.memory, name), getattr(memory.port, name)]
             source, sink = reversed(ends) if name == "read_data" else ends
             m.submodules[name] = buffer = StreamBuffer(source.payload.shape())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, enum, wiring
@@ -156,7 +155,7 @@ class Sdram(wiring.Component):
 
     Latency: :attr:`latency` cycles from a read request to its first beat when the row is open, ``rcd`` more when the bank is closed, and
     ``rp`` more when another row is open (either is 2 at least); a refresh in between adds :attr:`refresh_cycles`, at most.
-    Throughput: a beat a cycle within a row, over bursts of the same direction too. Entering another row costs :attr:`row_cycles`, a refresh
+    Throughput: a beat a cycle within a row, over bursts of at least two beats of the same direction too. Entering another row costs :attr:`row_cycles`, a refresh
     :attr:`refresh_cycles` in every ``timing.refresh``: :attr:`bytes_per_cycle` for long sequential reads or writes.
 
     Parameters
@@ -186,7 +185,7 @@ class Sdram(wiring.Component):
 
     @property
     def latency(self) -> int:
-        return self.timing.cas + 4
+        return self.timing.cas + 5
 
     @property
     def row_cycles(self) -> int:
@@ -221,10 +220,10 @@ class Sdram(wiring.Component):
         with m.If(interval == 0):
             m.d.sync += due.eq(1)
 
-        burst = self._burst(m, command, running & ~due)
+        burst, following, take = self._burst(m, command, running & ~due)
         issue_read = command == Command.READ
         self._return(m, issue_read, burst.address.beyond != 0, room)
-        self._schedule(m, command, burst, activate, running, due, room)
+        self._schedule(m, command, burst, following, take, activate, running, due, room)
         return m
 
     def _start(self, m, command, activate, running):
@@ -255,17 +254,22 @@ class Sdram(wiring.Component):
                 m.d.sync += running.eq(1)
 
     def _burst(self, m, command, accepting):
-        """Accept requests, reads and writes in turn, and walk through their beats; answer a write after its last beat."""
+        """Accept requests, reads and writes in turn, and walk through their beats; answer a write after its last beat.
+
+        Returns the burst, the address of the next one, and whether that takes its place in this cycle.
+        """
         port = self.port
         burst = Signal(
             data.StructLayout({"active": 1, "write": 1, "address": self.address, "left": len(port.read_request.payload.beats), "last": 1, "failed": 1})
         )
-        take, write = Signal(), Signal()
+        # The next burst waits in a register, so that no path leads from the chip's command to the requests.
+        following = Signal(data.StructLayout({"write": 1, "address": self.address, "left": len(port.read_request.payload.beats)}))
+        present, take, write = Signal(), Signal(), Signal()
         m.d.comb += [
-            take.eq(accepting & (~burst.active | (self._column(command) & burst.last))),
-            write.eq(port.write_request.valid & ~(port.read_request.valid & burst.write)),
-            port.write_request.ready.eq(take & write),
-            port.read_request.ready.eq(take & ~write),
+            take.eq(accepting & present & (~burst.active | (self._column(command) & burst.last))),
+            write.eq(port.write_request.valid & ~(port.read_request.valid & following.write)),
+            port.write_request.ready.eq(~present & write),
+            port.read_request.ready.eq(~present & ~write),
         ]
         with m.If(port.write_response.ready):
             m.d.sync += port.write_response.valid.eq(0)
@@ -277,18 +281,20 @@ class Sdram(wiring.Component):
                 m.d.sync += burst.active.eq(0)
                 with m.If(burst.write):
                     m.d.sync += [port.write_response.valid.eq(1), port.write_response.payload.error.eq(failed)]
+        with m.If(take):
+            m.d.sync += [present.eq(0), burst.active.eq(1), burst.failed.eq(0), burst.last.eq(following.left == 0)]
+            m.d.sync += [burst[name].eq(following[name]) for name in ("write", "address", "left")]
         for request, is_write in ((port.read_request, 0), (port.write_request, 1)):
             with m.If(request.valid & request.ready):
-                m.d.sync += [burst.active.eq(1), burst.write.eq(is_write), burst.failed.eq(0)]
-                m.d.sync += [burst.address.eq(request.payload.address), burst.left.eq(request.payload.beats)]
-                m.d.sync += burst.last.eq(request.payload.beats == 0)
-        return burst
+                m.d.sync += [present.eq(1), following.write.eq(is_write)]
+                m.d.sync += [following.address.eq(request.payload.address), following.left.eq(request.payload.beats)]
+        return burst, following.address, take
 
     @staticmethod
     def _column(command):
         return (command == Command.READ) | (command == Command.WRITE)
 
-    def _schedule(self, m, command, burst, activate, running, due, room):
+    def _schedule(self, m, command, burst, following, take, activate, running, due, room):
         """Choose each cycle's command by the open rows and the times since earlier commands."""
         timing, pins, port = self.timing, self.pins, self.port
         precharge = _Wait(m, "precharge", max(timing.ras, timing.wr))
@@ -299,10 +305,8 @@ class Sdram(wiring.Component):
         hit, other, settled = Signal(), Signal(), Signal()
         address = burst.address
         # The rows of what may be the burst in the next cycle are looked up side by side, and the result is chosen.
-        chosen: list[tuple[Any, Value]] = [(address, Const(1))]
-        chosen += [(self.address(request.payload.address), request.ready & request.valid) for request in (port.read_request, port.write_request)]
         m.d.sync += settled.eq(1)
-        for candidate, is_next in chosen:
+        for candidate, is_next in ((address, Const(1)), (following, take)):
             is_open, is_row = opened.bit_select(candidate.bank, 1), rows[candidate.bank] == candidate.row
             with m.If(is_next):
                 m.d.sync += [other.eq(is_open), hit.eq(is_open & is_row)]
@@ -347,9 +351,8 @@ class Sdram(wiring.Component):
         coming, failed = Signal(self.timing.cas + 2), Signal(self.timing.cas + 2, reset_less=True)
         captured, free = Signal(8 * BUS_BYTES, reset_less=True), Signal(range(_READS_AHEAD + 1), init=_READS_AHEAD)
         m.d.sync += [coming.eq(Cat(issue, coming)), failed.eq(Cat(beyond, failed)), captured.eq(self.pins.dq_i)]
-        m.d.sync += free.eq(free - issue + (beat.valid & beat.ready))
+        m.d.sync += [free.eq(free - issue + (beat.valid & beat.ready)), room.eq(free > 1)]  # one is left after this cycle
         m.d.comb += [
-            room.eq(free != 0),
             queue.w_en.eq(coming[-1]),
             queue.w_data.eq(Cat(captured, failed[-1])),
             queue.r_en.eq(beat.ready),

@@ -143,7 +143,8 @@ class LoadEngine(wiring.Component):
         running, full, failed = Signal(), Signal(), Signal()  # full: `word` is complete and is being written
         word = Signal(8 * config.lanes, reset_less=True)
         beat, part = Signal(range(config.beats)), Signal(range(config.lanes // isa.ENTRY_BYTES))
-        entries = Cat(body.target == target for target in _ENTRIES if target in self._tables() or target_words(config, target)).any()
+        entries = Signal(reset_less=True)  # the target takes words entry by entry
+        m.d.sync += entries.eq(Cat(body.target == target for target in _ENTRIES if target in self._tables() or target_words(config, target)).any())
         last_part = ~entries | (part == config.lanes // isa.ENTRY_BYTES - 1)
         taken, written = Signal(), Signal()
         m.d.comb += [

@@ -88,18 +88,20 @@ class _Queue(wiring.Component):
         # The first one is in a register, outside the memory.
         first, waiting = Signal(self.width, reset_less=True), Signal()
         head = isa.HEADER(first[: isa.HEADER.size])
-        is_sync, able, pop, start, load = Signal(), Signal(), Signal(), Signal(), Signal()
+        is_sync, able, pop, start, load, offered = Signal(), Signal(), Signal(), Signal(), Signal(), Signal()
         others = head.wait & ~(1 << self.queue.value)
         last = head.wait[self.queue.value] | is_sync
         m.d.comb += [
             is_sync.eq(head.opcode == isa.Opcode.SYNC),
-            able.eq(waiting & ~self.halt & (others & ~self.tokens == 0) & Mux(last, alone, ~many)),
+            able.eq(offered & ~self.halt),
             self.port.instruction.valid.eq(able & ~is_sync),
             self.port.instruction.payload.eq(first),
             start.eq(self.port.instruction.valid & self.port.instruction.ready),
             pop.eq(start | (able & is_sync)),
             load.eq((stored != 0) & (pop | ~waiting)),
         ]
+        # Nobody else takes its tokens: what can be offered stays so.
+        m.d.sync += offered.eq(waiting & ~pop & (others & ~self.tokens == 0) & Mux(last, alone, ~many))
         with m.If(pop | ~waiting):
             m.d.sync += [first.eq(read.data), waiting.eq(stored != 0)]
         with m.If(pop):
@@ -263,9 +265,10 @@ class Sequencer(wiring.Component):
     - The dispatcher takes instruction i in cycle ``d(i) = d(i - 1) + DISPATCH_CYCLES``, or in the first later cycle in which its queue has
       room; ``d(-1)`` is the cycle of ``start``. A full queue has room from the cycle after one of its instructions started.
     - An instruction is offered to its engine (``valid``) in the first cycle that is at least ``QUEUE_LATENCY`` after its dispatch,
-      ``TOKEN_LATENCY`` after the ``done`` that gave the last token of its ``wait``, one after the start of the instruction before it in its
-      queue, and one after the ``done`` of the ``IN_FLIGHT``-th instruction before it. With its own queue's bit in ``wait``, it comes one
-      after the ``done`` of every instruction before it in its queue. It starts when the engine is ready, and then takes its tokens.
+      ``TOKEN_LATENCY`` after the ``done`` that gave the last token of its ``wait``, ``START_CYCLES`` after the start of the instruction
+      before it in its queue, and ``TOKEN_LATENCY`` after the ``done`` of the ``IN_FLIGHT``-th instruction before it. With its own queue's
+      bit in ``wait``, it comes as long after the ``done`` of every instruction before it in its queue. It starts when the engine is ready,
+      and then takes its tokens.
     - ``done`` gives the tokens of the oldest instruction in flight; the own queue's bit in ``give`` has no meaning but this one:
     - With ``config.program_stream`` a program consists of blocks of ``config.program_block`` instructions. Blocks 0 and 1 lie where the
       host wrote them, in the lower half of the program memory, and stay; later ones take turns in the two quarters of its upper half. LOAD
@@ -305,8 +308,9 @@ class Sequencer(wiring.Component):
     """
 
     DISPATCH_CYCLES = 2
-    QUEUE_LATENCY = 2
-    TOKEN_LATENCY = 1
+    QUEUE_LATENCY = 3
+    START_CYCLES = 2
+    TOKEN_LATENCY = 2
     FINISH_LATENCY = 1
     LOADED_CYCLES = 3
     IN_FLIGHT = 8

@@ -90,7 +90,7 @@ class RowEngine(wiring.Component):
     @staticmethod
     def output_latency(config: CoreConfig) -> int:
         """Cycles from the unit's output to the scratchpad's write port."""
-        return (RowPacker.latency if config.narrow else 0) + RowWriter.latency(config)
+        return (RowPacker.latency if config.narrow else 0) + 1 + RowWriter.latency(config)
 
     @classmethod
     def cycles(cls, config: CoreConfig, opcode: Opcode, rows: int, words: int) -> int:
@@ -157,7 +157,7 @@ class RowEngine(wiring.Component):
             m.d.comb += [packer.packing.eq(self._packing(instruction, is_norm)), packer.clip.eq(is_norm)]
             m.d.comb += writer.target.words.eq((body.words + (1 << packer.packing) - 1) >> packer.packing)
             result = {"valid": packer.o.valid, "data": packer.o.data}
-        m.d.comb += [writer.valid.eq(result["valid"]), writer.word.eq(result["data"])]
+        m.d.sync += [writer.valid.eq(result["valid"]), writer.word.eq(result["data"])]
         with m.If(self.start):
             m.d.sync += [instruction.eq(self.instruction.payload), is_norm.eq(self._opcode() == Opcode.NORM)]
             m.d.sync += [rows_left.eq(incoming.rows), columns_left.eq(incoming.columns), reading.eq(accepted)]

@@ -180,7 +180,7 @@ async def refused_loads(dut):
     expected = expected_writes(config_, memory.content, Target.SCRATCHPAD, 3, 2, 5)
     assert of(pulses, *PORTS.values()) == expected * len(bad)
     starts = [cycle for cycle, name, _ in pulses if name == "start"]
-    assert [cycle for cycle, name, _ in pulses if name == "error"] == [cycle + 1 for cycle in starts[::2]]
+    assert [cycle for cycle, name, _ in pulses if name == "error"] == [cycle + 3 for cycle in starts[::2]]
 
 
 @cocotb.test(timeout_time=200, timeout_unit="us")
