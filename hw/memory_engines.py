@@ -83,7 +83,7 @@ class LoadEngine(wiring.Component):
     done : ``Out(1)``
         Pulse, in the cycle after the last write.
     error : ``Out(isa.Error)``
-        Pulse: one cycle after ``start``, or with the beat.
+        Pulse: three cycles after ``start``, or with the beat.
     read_request, read_data : streams
         As in :class:`.memory_port.MemoryPort`.
     write : ``Out(WritePort(20, L))``
@@ -131,7 +131,7 @@ class LoadEngine(wiring.Component):
     def cycles(config: CoreConfig, words: int, target: Target = Target.SCRATCHPAD) -> int:
         """Cycles from ``start`` to ``done`` when the memory never waits: data begins ``memory_latency`` cycles after its request."""
         entries = config.lanes // isa.ENTRY_BYTES if target in _ENTRIES else 1
-        return config.memory_latency + 3 + words * (config.beats + entries - 1)
+        return config.memory_latency + 5 + words * (config.beats + entries - 1)
 
     def elaborate(self, platform):
         m = Module()
@@ -143,7 +143,8 @@ class LoadEngine(wiring.Component):
         running, full, failed = Signal(), Signal(), Signal()  # full: `word` is complete and is being written
         word = Signal(8 * config.lanes, reset_less=True)
         beat, part = Signal(range(config.beats)), Signal(range(config.lanes // isa.ENTRY_BYTES))
-        entries = Cat(body.target == target for target in _ENTRIES if target in self._tables() or target_words(config, target)).any()
+        entries = Signal(reset_less=True)  # the target takes words entry by entry
+        m.d.sync += entries.eq(Cat(body.target == target for target in _ENTRIES if target in self._tables() or target_words(config, target)).any())
         last_part = ~entries | (part == config.lanes // isa.ENTRY_BYTES - 1)
         taken, written = Signal(), Signal()
         m.d.comb += [
@@ -161,7 +162,13 @@ class LoadEngine(wiring.Component):
                 m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
                 m.d.sync += [body.eq(isa.body(Opcode.LOAD, self.instruction.payload)), failed.eq(self.cancel)]
                 with m.If(self.start):
-                    m.next = "CHECK"
+                    m.next = "ADD"
+            with m.State("ADD"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "CHECK"
             with m.State("CHECK"):
                 with m.If(~failed & ~self.cancel):
                     m.d.comb += [self.error.eq(refused), bursts.begin.eq(refused == Error.NONE)]
@@ -193,8 +200,9 @@ class LoadEngine(wiring.Component):
         return m
 
     def _check(self, m: Module, body: data.View, refused: "enum.EnumView[Error]") -> None:
-        """Why the instruction is refused, ``Error.NONE`` if it is not."""
-        end = body.destination + body.words
+        """Why the instruction is refused, ``Error.NONE`` if it is not, two cycles after ``body`` is there."""
+        end = Signal(len(body.destination) + 1, reset_less=True)
+        m.d.sync += end.eq(body.destination + body.words)
         with m.Switch(body.target):
             for target in Target:
                 if not target_words(self.config, target):
@@ -204,11 +212,11 @@ class LoadEngine(wiring.Component):
                     starts = self._starts(target)
                     if starts:
                         outside |= ~Cat(body.destination == start for start in starts).any()
-                    m.d.comb += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
+                    m.d.sync += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
             with m.Default():
-                m.d.comb += refused.eq(Error.FIELD)
+                m.d.sync += refused.eq(Error.FIELD)
         with m.If(body.words == 0):
-            m.d.comb += refused.eq(Error.FIELD)
+            m.d.sync += refused.eq(Error.FIELD)
 
     def _write(self, m: Module, body: data.View, word: Value, valid: Value, last_part: Value, begin: Value) -> None:
         """Write ``word``, or its lowest entry, to where ``body`` says."""
@@ -299,7 +307,7 @@ class StoreEngine(wiring.Component):
     done : ``Out(1)``
         Pulse, in the cycle after the last response.
     error : ``Out(isa.Error)``
-        Pulse: one cycle after ``start``, or with the response.
+        Pulse: three cycles after ``start``, or with the response.
     read : ``Out(ReadPort(20, L))``
         From the scratchpad.
     write_request, write_data, write_response : streams
@@ -328,7 +336,7 @@ class StoreEngine(wiring.Component):
     @staticmethod
     def cycles(config: CoreConfig, words: int) -> int:
         """Cycles from ``start`` to ``done`` when the memory never waits: a response comes ``memory_latency`` cycles after its burst."""
-        return config.memory_latency + READ_LATENCY + 3 + words * config.beats
+        return config.memory_latency + READ_LATENCY + 5 + words * config.beats
 
     def elaborate(self, platform):
         m = Module()
@@ -338,11 +346,11 @@ class StoreEngine(wiring.Component):
         body = Signal(isa.BODIES[Opcode.STORE], reset_less=True)
         reading, failed = Signal(), Signal()
         waiting = Signal(20 + ceil_log2(config.beats))  # bursts without a response
-        refused = Signal(Error)
-        with m.If(body.source + body.words > config.scratchpad_words):
-            m.d.comb += refused.eq(Error.ADDRESS)
+        refused, end = Signal(Error), Signal(len(body.source) + 1, reset_less=True)
+        m.d.sync += end.eq(body.source + body.words)
+        m.d.sync += refused.eq(Mux(end > config.scratchpad_words, Error.ADDRESS, Error.NONE))
         with m.If(body.words == 0):
-            m.d.comb += refused.eq(Error.FIELD)
+            m.d.sync += refused.eq(Error.FIELD)
         answered = Signal()
         m.d.comb += [
             bursts.base.eq(self.base),
@@ -358,7 +366,13 @@ class StoreEngine(wiring.Component):
                 m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
                 m.d.sync += [body.eq(isa.body(Opcode.STORE, self.instruction.payload)), failed.eq(self.cancel)]
                 with m.If(self.start):
-                    m.next = "CHECK"
+                    m.next = "ADD"
+            with m.State("ADD"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "CHECK"
             with m.State("CHECK"):
                 with m.If(~failed & ~self.cancel):
                     m.d.comb += [self.error.eq(refused), bursts.begin.eq(refused == Error.NONE)]

@@ -81,21 +81,29 @@ class _Queue(wiring.Component):
         write, read = entries.write_port(), entries.read_port(domain="comb")
         m.submodules.gives = gives = Memory(shape=isa.QUEUES, depth=Sequencer.IN_FLIGHT, init=[])
         give_write, give_read = gives.write_port(), gives.read_port(domain="comb")
-        level = Signal(range(self.depth + 1))
+        level, stored = Signal(range(self.depth + 1)), Signal(range(self.depth + 1))
         flying = Signal(range(Sequencer.IN_FLIGHT + 1))
+        alone, many = Signal(init=1), Signal()  # none is in flight; IN_FLIGHT are
 
-        head = isa.HEADER(read.data[: isa.HEADER.size])
-        is_sync, able, pop, start = Signal(), Signal(), Signal(), Signal()
+        # The first one is in a register, outside the memory.
+        first, waiting = Signal(self.width, reset_less=True), Signal()
+        head = isa.HEADER(first[: isa.HEADER.size])
+        is_sync, able, pop, start, load, offered = Signal(), Signal(), Signal(), Signal(), Signal(), Signal()
         others = head.wait & ~(1 << self.queue.value)
-        alone = head.wait[self.queue.value] | is_sync
+        last = head.wait[self.queue.value] | is_sync
         m.d.comb += [
             is_sync.eq(head.opcode == isa.Opcode.SYNC),
-            able.eq((level != 0) & ~self.halt & (others & ~self.tokens == 0) & Mux(alone, flying == 0, flying != Sequencer.IN_FLIGHT)),
+            able.eq(offered & ~self.halt),
             self.port.instruction.valid.eq(able & ~is_sync),
-            self.port.instruction.payload.eq(read.data),
+            self.port.instruction.payload.eq(first),
             start.eq(self.port.instruction.valid & self.port.instruction.ready),
             pop.eq(start | (able & is_sync)),
+            load.eq((stored != 0) & (pop | ~waiting)),
         ]
+        # Nobody else takes its tokens: what can be offered stays so.
+        m.d.sync += offered.eq(waiting & ~pop & (others & ~self.tokens == 0) & Mux(last, alone, ~many))
+        with m.If(pop | ~waiting):
+            m.d.sync += [first.eq(read.data), waiting.eq(stored != 0)]
         with m.If(pop):
             m.d.comb += self.take.eq(others)
         with m.If(self.port.done):
@@ -104,9 +112,13 @@ class _Queue(wiring.Component):
             m.d.comb += self.give.eq(head.give)
 
         m.d.comb += [write.en.eq(self.push), write.data.eq(self.instruction), give_write.en.eq(start), give_write.data.eq(head.give)]
-        for step, port in ((self.push, write), (pop, read), (start, give_write), (self.port.done, give_read)):
-            m.d.sync += port.addr.eq(port.addr + step)
-        m.d.sync += [level.eq(level + self.push - pop), flying.eq(flying + start - self.port.done)]
+        for step, port in ((self.push, write), (load, read), (start, give_write), (self.port.done, give_read)):
+            with m.If(step):
+                m.d.sync += port.addr.eq(port.addr + 1)
+        m.d.sync += [level.eq(level + self.push - pop), stored.eq(stored + self.push - load)]
+        m.d.sync += flying.eq(flying + start - self.port.done)
+        for now, number in ((alone, 0), (many, Sequencer.IN_FLIGHT)):  # flying == number, in a register
+            m.d.sync += now.eq(Mux(start, Mux(self.port.done, now, flying == number - 1), Mux(self.port.done, flying == number + 1, now)))
         m.d.comb += [self.full.eq(level == self.depth), self.idle.eq((level == 0) & (flying == 0))]
         return m
 
@@ -253,9 +265,10 @@ class Sequencer(wiring.Component):
     - The dispatcher takes instruction i in cycle ``d(i) = d(i - 1) + DISPATCH_CYCLES``, or in the first later cycle in which its queue has
       room; ``d(-1)`` is the cycle of ``start``. A full queue has room from the cycle after one of its instructions started.
     - An instruction is offered to its engine (``valid``) in the first cycle that is at least ``QUEUE_LATENCY`` after its dispatch,
-      ``TOKEN_LATENCY`` after the ``done`` that gave the last token of its ``wait``, one after the start of the instruction before it in its
-      queue, and one after the ``done`` of the ``IN_FLIGHT``-th instruction before it. With its own queue's bit in ``wait``, it comes one
-      after the ``done`` of every instruction before it in its queue. It starts when the engine is ready, and then takes its tokens.
+      ``TOKEN_LATENCY`` after the ``done`` that gave the last token of its ``wait``, ``START_CYCLES`` after the start of the instruction
+      before it in its queue, and ``TOKEN_LATENCY`` after the ``done`` of the ``IN_FLIGHT``-th instruction before it. With its own queue's
+      bit in ``wait``, it comes as long after the ``done`` of every instruction before it in its queue. It starts when the engine is ready,
+      and then takes its tokens.
     - ``done`` gives the tokens of the oldest instruction in flight; the own queue's bit in ``give`` has no meaning but this one:
     - With ``config.program_stream`` a program consists of blocks of ``config.program_block`` instructions. Blocks 0 and 1 lie where the
       host wrote them, in the lower half of the program memory, and stay; later ones take turns in the two quarters of its upper half. LOAD
@@ -295,8 +308,9 @@ class Sequencer(wiring.Component):
     """
 
     DISPATCH_CYCLES = 2
-    QUEUE_LATENCY = 1
-    TOKEN_LATENCY = 1
+    QUEUE_LATENCY = 3
+    START_CYCLES = 2
+    TOKEN_LATENCY = 2
     FINISH_LATENCY = 1
     LOADED_CYCLES = 3
     IN_FLIGHT = 8
@@ -352,9 +366,10 @@ class Sequencer(wiring.Component):
         overflows = []
         for source, target in itertools.permutations(queues, 2):
             count = Signal(self.TOKEN_BITS + 1, name=f"tokens_{source.queue.name.lower()}_{target.queue.name.lower()}")
-            held = count[: self.TOKEN_BITS]
+            held, some = count[: self.TOKEN_BITS], Signal(name=f"some_{count.name}")
             give, take = source.give[target.queue.value], target.take[source.queue.value]
-            m.d.comb += target.tokens[source.queue.value].eq(held.any())
+            m.d.comb += target.tokens[source.queue.value].eq(some)  # held.any(), in a register
+            m.d.sync += some.eq(~self.start & (give | Mux(take, held[1:].any(), some)))
             m.d.sync += count.eq(Mux(self.start, 0, held + give - take))
             overflows.append(count[-1])
         return Cat(overflows).any()

@@ -143,7 +143,7 @@ class _State:
         ended = place - (1 if alone else Sequencer.IN_FLIGHT)
         cycle = self.dispatches[index] + Sequencer.QUEUE_LATENCY
         if place:
-            cycle = max(cycle, self.starts[queue[place - 1]] + 1)
+            cycle = max(cycle, self.starts[queue[place - 1]] + Sequencer.START_CYCLES)
         for source in [*self.sources.get(index, []), *([queue[ended]] if ended >= 0 else [])]:
             if source is None or source not in self.dones:
                 return None

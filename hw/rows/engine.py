@@ -33,8 +33,8 @@ class RowEngine(wiring.Component):
 
     A word is read in ``config.row_parts`` parts, one a cycle, lowest lanes first; its result is written with its last part.
     An instruction is accepted in the cycle after the last read of the one before it, if it uses the same unit, packs its output alike and,
-    for NORM, has the same settings (:data:`.rsqrt.NORM_SETTINGS`), and if fewer than ``Sequencer.IN_FLIGHT`` are in progress; otherwise in
-    the cycle of the ``done`` that this waits for. So one cycle is lost between instructions of a kind, not the unit's latency, and all end
+    for NORM, has the same settings (:data:`.rsqrt.NORM_SETTINGS`), if fewer than ``Sequencer.IN_FLIGHT`` are in progress, and if it was
+    offered in the cycle before already; otherwise in the cycle of the ``done`` that this waits for. So one cycle is lost between instructions of a kind, not the unit's latency, and all end
     in order.
     Of a SOFTMAX, lanes from ``columns`` on count nowhere and get code 15, or the last entry of the code table.
     With ``config.narrow`` output may be packed (:class:`.packer.RowPacker`): a row is then ``ceil(words / 2**output_packing)`` words.
@@ -90,7 +90,7 @@ class RowEngine(wiring.Component):
     @staticmethod
     def output_latency(config: CoreConfig) -> int:
         """Cycles from the unit's output to the scratchpad's write port."""
-        return (RowPacker.latency if config.narrow else 0) + RowWriter.latency(config)
+        return (RowPacker.latency if config.narrow else 0) + 1 + RowWriter.latency(config)
 
     @classmethod
     def cycles(cls, config: CoreConfig, opcode: Opcode, rows: int, words: int) -> int:
@@ -118,7 +118,7 @@ class RowEngine(wiring.Component):
         # Both bodies begin alike, with rows, words and addresses.
         body, norm_body = isa.body(Opcode.SOFTMAX, instruction), isa.body(Opcode.NORM, instruction)
         incoming = isa.body(Opcode.SOFTMAX, self.instruction.payload)
-        m.d.comb += [source.load.eq(self.start), source.base.eq(incoming.input), source.words.eq(body.words)]
+        m.d.comb += [source.load.eq(self.start), source.base.eq(incoming.input), source.words.eq(incoming.words)]
         m.d.comb += [source.row_stride.eq(body.input_row), source.word_stride.eq(body.input_word)]
 
         rows_left, columns_left = Signal(13, reset_less=True), Signal(16, reset_less=True)
@@ -157,7 +157,7 @@ class RowEngine(wiring.Component):
             m.d.comb += [packer.packing.eq(self._packing(instruction, is_norm)), packer.clip.eq(is_norm)]
             m.d.comb += writer.target.words.eq((body.words + (1 << packer.packing) - 1) >> packer.packing)
             result = {"valid": packer.o.valid, "data": packer.o.data}
-        m.d.comb += [writer.valid.eq(result["valid"]), writer.word.eq(result["data"])]
+        m.d.sync += [writer.valid.eq(result["valid"]), writer.word.eq(result["data"])]
         with m.If(self.start):
             m.d.sync += [instruction.eq(self.instruction.payload), is_norm.eq(self._opcode() == Opcode.NORM)]
             m.d.sync += [rows_left.eq(incoming.rows), columns_left.eq(incoming.columns), reading.eq(accepted)]
@@ -181,8 +181,10 @@ class RowEngine(wiring.Component):
             is_same &= ~is_norm | (incoming[name] == current[name])
         if self.config.narrow:
             is_same &= self._packing(self.instruction.payload, is_norm) == self._packing(instruction, is_norm)
+        fits = Signal()  # as the instruction was offered in the cycle before, it goes with those in flight
+        m.d.sync += fits.eq(self.instruction.valid & ~self.start & is_same)
         m.d.comb += [
-            self.instruction.ready.eq(free & ((flying == 0) | (is_same & (flying != Sequencer.IN_FLIGHT)))),
+            self.instruction.ready.eq(free & ((flying == 0) | (fits & (flying != Sequencer.IN_FLIGHT)))),
             self.start.eq(self.instruction.valid & self.instruction.ready),
             accepted.eq(self.start),
         ]
