@@ -17,6 +17,7 @@ from .blocks import PROGRAM, fetch_blocks, pack_blocks
 from .check import check
 from .constants import MemoryImage
 from .emitter import Emitter, Plan, phases
+from .layout import ceil_div
 from .lower import lower
 from .memory import DoesNotFit, Lifetime, place
 from .program import Buffer, Instruction, Port, Program, Space
@@ -104,19 +105,14 @@ def _plans(config: CoreConfig) -> list[list[Plan]]:
         for chunk in (2 * rows, rows // 2)
     ]
     fast.insert(1, [Plan(split=1, weight_banks=(banks,), weight_parts=parts, chunk_rows=2 * rows) for parts in (4, 2)])
-    sizes = [
-        (2, 2 * rows, 0),
-        (1, 2 * rows, 2),
-        (2, rows // 2, 0),
-        (1, rows // 2, 2),
-        (1, rows // 4, 2),
-        (1, rows // 4, 4),
-        (1, rows // 8, 8),
-    ]
+    sizes = [(2, 2 * rows, 0), (2, rows // 2, 0), (1, rows // 2, 2), (1, rows // 4, 2), (1, rows // 4, 4), (1, rows // 8, 8)]
     frugal = [
         [Plan(split=split, weight_banks=(banks,), weight_parts=2, chunk_rows=chunk, head_split=heads, timed=False, overlap=False)]
         for split, chunk, heads in sizes
     ]
+    # Where attention is what takes the memory, all rows of an MLP may fit: every weight is loaded once.
+    once = Plan(split=1, weight_banks=(banks,), weight_parts=4, chunk_rows=2 * rows, head_split=2, timed=False, overlap=False)
+    frugal.insert(1, [once, replace(once, weight_parts=2)])
     return fast + frugal
 
 
@@ -138,7 +134,10 @@ def _fit(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: 
             fewer = next((phase for phase in near if banks[phase] > 1), None)
             if fewer is None:
                 return None
-            banks[fewer] -= 1
+            # With one ring of weights it is known how many banks are too many.
+            banks[fewer] -= max(1, ceil_div(error.words, config.bank_words)) if len(banks) == 1 else 1
+            if banks[fewer] < 1:
+                return None
 
 
 def _works(network: IntegerNetwork, image: MemoryImage, config: CoreConfig) -> bool:
@@ -237,10 +236,10 @@ def _check_room(lowered: Emitter, config: CoreConfig) -> None:
     used = np.cumsum(change)[:-1]
     for name in rings & spans.keys():
         first, last = spans[name]
-        over = used[first : last + 1] + lowered.buffers[name].words > config.scratchpad_words
-        if over.any():
-            layer = lowered.instructions[first + int(np.argmax(over))].layer
-            raise DoesNotFit(name, lowered.phases.get(layer, 0))
+        over = used[first : last + 1] + lowered.buffers[name].words - config.scratchpad_words
+        if over.max() > 0:
+            layer = lowered.instructions[first + int(np.argmax(over > 0))].layer
+            raise DoesNotFit(name, lowered.phases.get(layer, 0), int(over.max()))
 
 
 def _place(lowered: Emitter, config: CoreConfig, plan: Plan) -> dict[str, Buffer]:

@@ -25,11 +25,13 @@ class DoesNotFit(Exception):
         The one for which there is no space; empty if a ring is too small.
     phase : int or None
         Of the instruction that needs it first (:func:`.emitter.phases`), where that is known.
+    words : int
+        By how much all are larger than the scratchpad, where that is known.
     """
 
-    def __init__(self, buffer: str = "", phase: int | None = None) -> None:
+    def __init__(self, buffer: str = "", phase: int | None = None, words: int = 0) -> None:
         super().__init__(buffer)
-        self.buffer, self.phase = buffer, phase
+        self.buffer, self.phase, self.words = buffer, phase, words
 
 
 class Ring:
@@ -130,7 +132,7 @@ class _Packing:
                 self.neighbours.setdefault(name, set()).update(pair - {name})
 
     def place(self, buffers: Iterable[Buffer], *, tight: bool) -> dict[str, Buffer]:
-        """Addresses of the buffers in that order: where each costs least, as low as possible or, if ``tight``, beside another buffer."""
+        """Addresses of the buffers in that order: where each costs least; without time as low as possible or, ``tight``, beside others."""
         config, bank_words = self.config, self.config.bank_words
         placed = {buffer.name: buffer for buffer in self.fixed}
         names = set(placed)
@@ -154,9 +156,11 @@ class _Packing:
                     continue
                 if self.timed:
                     options.append((price, len(self._banks(buffer, address)), address))
-                else:
+                elif tight:
                     gap = min(address - ends[bisect_right(ends, address) - 1], begins[bisect_left(begins, end)] - end)
-                    options.append((gap * tight, 0, address))
+                    options.append((gap, price, address))
+                else:
+                    options.append((0, 0, address))
             if not options:
                 raise DoesNotFit(buffer.name)
             placed[buffer.name] = replace(buffer, address=min(options)[2])
