@@ -23,6 +23,7 @@ from ..boards.synth import UNITS, synth, table
 from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
+from .bench_elements import ELEMENTS, elements_text, resources_of_elements
 from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
 from .bench_modes import MODE_SETS, modes_text, resources_of_modes
 from .bench_networks import NETWORKS, RUNS, networks_text
@@ -72,7 +73,7 @@ def accuracy() -> dict[str, Any]:
 
 #: By option of the command: the document, and its tables.
 _DOCUMENTS = {
-    "document": (_ROOT / "docs" / "synthesis.md", ("resources", "modes", "simulation", "accuracy")),
+    "document": (_ROOT / "docs" / "synthesis.md", ("resources", "elements", "modes", "simulation", "accuracy")),
     "readme": (_ROOT / "README.md", ("networks", "low_bit")),
 }
 #: What is measured, the quick parts first; each unit, and each network on the RTL, is a part.
@@ -82,6 +83,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     **NETWORKS,
     "low_bit": low_bit,
     **LOW_BIT_RUNS,
+    **{part: partial(resources_of_elements, part) for part in ELEMENTS},
     **{name: partial(resources_of_modes, modes) for name, modes in MODE_SETS.items()},
     **{unit: partial(resources, unit) for unit in UNITS},
 }
@@ -120,6 +122,8 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
         texts["networks"] = networks_text(results)
     if (LOW_BIT_RUNS.keys() | {"low_bit"}) & results.keys():
         texts["low_bit"] = low_bit_text(results)
+    if ELEMENTS.keys() & results.keys():
+        texts["elements"] = elements_text(results)
     if MODE_SETS.keys() & results.keys():
         texts["modes"] = modes_text(results)
     return texts

@@ -54,7 +54,8 @@ class LutProduct(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         if platform is not None and LUT_PRODUCT_SOURCE.name not in platform.extra_files:
-            platform.add_file(LUT_PRODUCT_SOURCE.name, LUT_PRODUCT_SOURCE.read_text())
+            is_ecp5 = getattr(platform, "family", "") == "ecp5"
+            platform.add_file(LUT_PRODUCT_SOURCE.name, "`define VITLOOM_ECP5\n" * is_ecp5 + LUT_PRODUCT_SOURCE.read_text())
         product = Signal(signed(16))
         m.submodules.product = Instance("vitloom_lut_product", i_x=Value.cast(self.operand.value), i_w=self.weight, o_product=product)
         m.d.comb += self.o.eq(Mux(self.operand.high, product.shift_left(_SHIFT), product))
