@@ -118,7 +118,9 @@ def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
 def _plan(config: CoreConfig, target: Board, job: Job | None) -> BuildPlan:
     """The project of amaranth-boards: the top as RTLIL and Verilog, constraints, and the scripts that call the tools."""
     top = HostTop(target, config) if job is None else BoardTop(target, Demo(config, job))
-    return target.platform().prepare(top, "top", debug_verilog=True, emit_src=False, synth_opts="-no-rw-check", read_verilog_opts="-D VITLOOM_ECP5")
+    return target.platform().prepare(
+        top, "top", debug_verilog=True, emit_src=False, synth_opts="-no-rw-check", read_verilog_opts="-D VITLOOM_ECP5"
+    )
 
 
 def _write_program(folder: Path, program: Program) -> None:

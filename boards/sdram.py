@@ -155,8 +155,9 @@ class Sdram(wiring.Component):
 
     Latency: :attr:`latency` cycles from a read request to its first beat when the row is open, ``rcd`` more when the bank is closed, and
     ``rp`` more when another row is open (either is 2 at least); a refresh in between adds :attr:`refresh_cycles`, at most.
-    Throughput: a beat a cycle within a row, over bursts of at least two beats of the same direction too. Entering another row costs :attr:`row_cycles`, a refresh
-    :attr:`refresh_cycles` in every ``timing.refresh``: :attr:`bytes_per_cycle` for long sequential reads or writes.
+    Throughput: a beat a cycle within a row, over bursts of at least two beats of the same direction too. Entering another row costs
+    :attr:`row_cycles`, a refresh :attr:`refresh_cycles` in every ``timing.refresh``: :attr:`bytes_per_cycle` for long sequential reads or
+    writes.
 
     Parameters
     ----------
@@ -260,7 +261,9 @@ class Sdram(wiring.Component):
         """
         port = self.port
         burst = Signal(
-            data.StructLayout({"active": 1, "write": 1, "address": self.address, "left": len(port.read_request.payload.beats), "last": 1, "failed": 1})
+            data.StructLayout(
+                {"active": 1, "write": 1, "address": self.address, "left": len(port.read_request.payload.beats), "last": 1, "failed": 1}
+            )
         )
         # The next burst waits in a register, so that no path leads from the chip's command to the requests.
         following = Signal(data.StructLayout({"write": 1, "address": self.address, "left": len(port.read_request.payload.beats)}))

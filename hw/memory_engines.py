@@ -144,7 +144,9 @@ class LoadEngine(wiring.Component):
         word = Signal(8 * config.lanes, reset_less=True)
         beat, part = Signal(range(config.beats)), Signal(range(config.lanes // isa.ENTRY_BYTES))
         entries = Signal(reset_less=True)  # the target takes words entry by entry
-        m.d.sync += entries.eq(Cat(body.target == target for target in _ENTRIES if target in self._tables() or target_words(config, target)).any())
+        m.d.sync += entries.eq(
+            Cat(body.target == target for target in _ENTRIES if target in self._tables() or target_words(config, target)).any()
+        )
         last_part = ~entries | (part == config.lanes // isa.ENTRY_BYTES - 1)
         taken, written = Signal(), Signal()
         m.d.comb += [

@@ -82,8 +82,8 @@ class MovingStream(wiring.Component):
         body = Signal(_BODY, reset_less=True)
         active = Signal()
         row, k, n = Signal(13), Signal(10), Signal(10)
-        # Conditions on the counters are registers, made a cycle or more ahead: a tile takes at least L >= 4 cycles, as the next one is being
-        # loaded, so that neither of its first two rows is the last.
+        # Conditions on the counters are registers, made a cycle or more ahead: a tile takes at least L >= 4 cycles, in which the next
+        # one is loaded, so that neither of its first two rows is the last.
         first_row, last_row, inside = Signal(init=1), Signal(), Signal(init=1)
         last_k, last_n, next_k, next_n, only_k = (Signal(name=name) for name in ("last_k", "last_n", "next_k", "next_n", "only_k"))
         before_last, fire, finished = Signal.like(row, init=2), Signal(), Signal()

@@ -34,8 +34,8 @@ class RowEngine(wiring.Component):
     A word is read in ``config.row_parts`` parts, one a cycle, lowest lanes first; its result is written with its last part.
     An instruction is accepted in the cycle after the last read of the one before it, if it uses the same unit, packs its output alike and,
     for NORM, has the same settings (:data:`.rsqrt.NORM_SETTINGS`), if fewer than ``Sequencer.IN_FLIGHT`` are in progress, and if it was
-    offered in the cycle before already; otherwise in the cycle of the ``done`` that this waits for. So one cycle is lost between instructions of a kind, not the unit's latency, and all end
-    in order.
+    offered in the cycle before already; otherwise in the cycle of the ``done`` that this waits for. So one cycle is lost between
+    instructions of a kind, not the unit's latency, and all end in order.
     Of a SOFTMAX, lanes from ``columns`` on count nowhere and get code 15, or the last entry of the code table.
     With ``config.narrow`` output may be packed (:class:`.packer.RowPacker`): a row is then ``ceil(words / 2**output_packing)`` words.
     Refused, without any access: an opcode of another queue; no rows, words, columns or channels; more words than a row may have, more
