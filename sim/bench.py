@@ -23,6 +23,7 @@ from ..boards.synth import UNITS, synth, table
 from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
+from .bench_bus import BUS_PARTS, bus_text
 from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
 from .bench_modes import MODE_SETS, modes_text, resources_of_modes
 from .bench_networks import NETWORKS, RUNS, networks_text
@@ -74,11 +75,13 @@ def accuracy() -> dict[str, Any]:
 _DOCUMENTS = {
     "document": (_ROOT / "docs" / "synthesis.md", ("resources", "modes", "simulation", "accuracy")),
     "readme": (_ROOT / "README.md", ("networks", "low_bit")),
+    "integration": (_ROOT / "docs" / "integration.md", ("bus",)),
 }
 #: What is measured, the quick parts first; each unit, and each network on the RTL, is a part.
 PARTS: dict[str, Callable[[], Any]] = {
     "accuracy": accuracy,
     "simulation": simulation,
+    **BUS_PARTS,
     **NETWORKS,
     "low_bit": low_bit,
     **LOW_BIT_RUNS,
@@ -120,6 +123,8 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
         texts["networks"] = networks_text(results)
     if (LOW_BIT_RUNS.keys() | {"low_bit"}) & results.keys():
         texts["low_bit"] = low_bit_text(results)
+    if BUS_PARTS.keys() & results.keys():
+        texts["bus"] = bus_text(results)
     if MODE_SETS.keys() & results.keys():
         texts["modes"] = modes_text(results)
     return texts
