@@ -95,7 +95,8 @@ async def the_core_copies_words_in_the_memory_of_the_soc(dut):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:litex", "ignore::DeprecationWarning:migen")
 @pytest.mark.parametrize("bus", ["axi", "wishbone"])
-def test_litex_builds_an_soc_in_which_the_core_works(bus, tiny_config, tmp_path):
+def test_litex_builds_an_soc_in_which_the_core_works(bus, tiny_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # LiteX writes the memory's content there, and the simulation reads it
     config = tiny_config(4)
     elaborate(config, board=None, output=tmp_path / "core", preset="tiny", bus=bus)
     soc = Soc(tmp_path / "core")
