@@ -16,13 +16,14 @@ from amaranth.build.run import BuildPlan
 from ..compiler.compile import compile_network
 from ..compiler.program import Program
 from ..hw import isa, isa_docs, register_map
+from ..hw.bus import vivado
 from ..hw.bus.core import BusCore
 from ..hw.config import CoreConfig
 from ..hw.core import Core
 from ..hw.verilog import to_verilog
 from ..model.golden import patches
 from ..model.networks import integer_network, samples
-from . import Board
+from . import Board, fusesoc
 from . import board as find_board
 from .demo import Demo
 from .jobs import Job, network_job, self_test_job
@@ -48,7 +49,7 @@ def elaborate(
     """Write the folder ``output``, all of it or nothing; no tool of a vendor is run.
 
     ``core.v`` is the core, ``configuration.json`` what it was made from, ``registers.md`` and ``instruction-set.md`` how a host
-    talks to it, ``registers.h`` and ``core.svd`` the same for its compiler and debugger.
+    talks to it, ``registers.h`` and ``core.svd`` the same for its compiler and debugger. Without a board there is a FuseSoC core, too.
     With ``program`` there are ``program.bin``, ``memory.bin`` and ``memory-plan.txt``. For a board, ``board/`` has a top around the core,
     constraints and ``build_top.sh``, which makes a bitstream.
 
@@ -85,10 +86,13 @@ def elaborate(
     job = None if target is None or uart else _job(config, target, program)
     core = Core(config) if bus is None else BusCore(config, bus=bus)
     with _replace(output) as folder:
-        (folder / "core.v").write_text(to_verilog(core, "core"))
+        text = to_verilog(core, "core")
+        (folder / "core.v").write_text(vivado.annotate(text, "core") if bus == "axi" else text)
         isa_docs.write(folder)
         (folder / "registers.h").write_text(register_map.c_header(config))
         (folder / "core.svd").write_text(register_map.svd(config))
+        if target is None:
+            fusesoc.write(folder, config, preset=preset, bus=bus)
         if program is not None:
             _write_program(folder, program)
         if target is not None:

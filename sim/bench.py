@@ -25,6 +25,7 @@ from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
 from .bench_asic import ASIC_RUNS, LIBERTY, asic_text, asic_units_text
+from .bench_bus import BUS_PARTS, bus_text
 from .bench_elements import ELEMENTS, elements_text, resources_of_elements
 from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
 from .bench_modes import MODE_SETS, modes_text, resources_of_modes
@@ -77,11 +78,13 @@ def accuracy() -> dict[str, Any]:
 _DOCUMENTS = {
     "document": (_ROOT / "docs" / "synthesis.md", ("resources", "elements", "modes", "asic", "asic_units", "simulation", "accuracy")),
     "readme": (_ROOT / "README.md", ("networks", "low_bit", "asic")),
+    "integration": (_ROOT / "docs" / "integration.md", ("bus",)),
 }
 #: What is measured, the quick parts first; each unit, and each network on the RTL, is a part.
 PARTS: dict[str, Callable[[], Any]] = {
     "accuracy": accuracy,
     "simulation": simulation,
+    **BUS_PARTS,
     **NETWORKS,
     "low_bit": low_bit,
     **LOW_BIT_RUNS,
@@ -127,6 +130,8 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
         texts["low_bit"] = low_bit_text(results)
     if ELEMENTS.keys() & results.keys():
         texts["elements"] = elements_text(results)
+    if BUS_PARTS.keys() & results.keys():
+        texts["bus"] = bus_text(results)
     if MODE_SETS.keys() & results.keys():
         texts["modes"] = modes_text(results)
     if ASIC_RUNS.keys() & results.keys():

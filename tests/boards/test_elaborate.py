@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -30,6 +31,8 @@ CELLS = {"ulx3s-85f": _ECP5, "ecpix5-85f": _ECP5, "icebreaker": "+/ice40/cells_s
 #: The four-lane core is quick to elaborate, and fits every board of this family.
 CONFIGS = {"ulx3s-85f": PRESETS["ulx3s-85f"], "ecpix5-85f": PRESETS["icebreaker"], "icebreaker": PRESETS["icebreaker"]}
 CORE_FILES = {"core.v", "configuration.json", "registers.md", "registers.h", "core.svd", "instruction-set.md"}
+FUSESOC_FILES, TESTBENCH_FILES = {"vitloom_core.core"}, {"core_tb.v", "core_tb.vh", "registers.vh"}
+PROGRAM_FILES = {"program.bin", "memory.bin", "memory-plan.txt"}
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -134,7 +137,11 @@ def test_a_program_is_written_as_a_host_loads_it(tmp_path):
     words = np.frombuffer((tmp_path / "out" / "program.bin").read_bytes(), "<u4").reshape(-1, isa.INSTRUCTION_WORDS)
     assert [sum(int(word) << 32 * index for index, word in enumerate(row)) for row in words] == program.words()
     assert (tmp_path / "out" / "memory.bin").read_bytes() == program.memory_image
-    assert {path.name for path in (tmp_path / "out").iterdir()} == CORE_FILES | {"program.bin", "memory.bin", "memory-plan.txt"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == CORE_FILES | FUSESOC_FILES | {
+        "program.bin",
+        "memory.bin",
+        "memory-plan.txt",
+    }
 
 
 def test_a_program_too_large_for_a_board_is_refused_and_nothing_is_written(tmp_path):
@@ -167,7 +174,7 @@ def test_only_our_own_folders_are_replaced(tmp_path):
     elaborate(config, board=None, output=tmp_path / "ours", preset="icebreaker")
     (tmp_path / "ours" / "stale").touch()
     elaborate(config, board=None, output=tmp_path / "ours", preset="icebreaker")
-    assert {path.name for path in (tmp_path / "ours").iterdir()} == CORE_FILES
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == CORE_FILES | FUSESOC_FILES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign", "ours"]
 
 
@@ -177,7 +184,15 @@ def test_a_bus_takes_the_place_of_the_core_s_own_ports(tmp_path):
     text = (tmp_path / "out" / "core.v").read_text()
     assert "output m_axi_arvalid;" in text and "input aresetn;" in text
     assert json.loads((tmp_path / "out" / "configuration.json").read_text())["bus"] == "axi"
-    assert {path.name for path in (tmp_path / "out").iterdir()} == CORE_FILES
+    assert {path.name for path in (tmp_path / "out").iterdir()} == CORE_FILES | FUSESOC_FILES | TESTBENCH_FILES
+    ports = text[: text.index("endmodule", text.index("\nmodule core("))].rpartition("\nmodule core(")[2]
+    described = re.findall(r'^  \(\* X_INTERFACE_INFO = "([^"]*)".*\*\)\n  (?:input|output) .*?(\w+);', ports, re.M)
+    assert len(described) == len(re.findall(r"^  (?:input|output) ", ports, re.M)) == text.count("X_INTERFACE_INFO")
+    assert set(described) >= {
+        ("xilinx.com:signal:clock:1.0 aclk CLK", "aclk"),
+        ("xilinx.com:interface:aximm:1.0 s_axi_ctrl WSTRB", "s_axi_ctrl_wstrb"),
+        ("xilinx.com:interface:aximm:1.0 m_axi ARADDR", "m_axi_araddr"),
+    }
 
 
 def test_a_board_has_no_bus(tmp_path):
