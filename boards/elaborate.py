@@ -103,7 +103,9 @@ def elaborate(
 
 def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
     """What the board runs: ``program``; or ``digits_vit`` on its first sample, or the self test where that is too large."""
-    if program is None:
+    if program is None and config.serial:
+        job = self_test_job(config)
+    elif program is None:
         network = integer_network(_NETWORK)
         image = patches(network.image, samples(_NETWORK)[0][:1])[0]
         compiled = compile_network(network, config)
@@ -151,8 +153,8 @@ def _describe(config: CoreConfig, preset: str, bus: str | None, target: Board | 
         if job is not None:
             board |= {"runs": job.name, "instructions": len(job.instructions), "memory_bytes": len(job.memory)}
             board |= {"ram_bytes_at_least": job.memory_bytes(config), "ram_bytes_of_board": target.device.memory_bytes}
-        if job is None and target.sdram is not None:
-            board |= {"clock_hz": target.sdram.clock_hz, "baud": target.sdram.baud}
+        if job is None and (memory := target.sdram or target.spram) is not None:
+            board |= {"clock_hz": memory.clock_hz, "baud": memory.baud}
         content["board"] = board | {"tools": target.tools, "programmer": target.programmer, "note": target.note}
     return content
 

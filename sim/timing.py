@@ -10,6 +10,7 @@ from ..hw.memory_engines import LoadEngine, StoreEngine
 from .array_timing import ArrayTiming
 from .row_timing import RowTiming
 from .sequencer_timing import Engine, Timing, simulate_queues
+from .serial_timing import serial_schedule
 
 __all__ = ["Timing", "schedule"]
 
@@ -50,6 +51,8 @@ def schedule(instructions: Sequence[Mapping[str, int]], config: CoreConfig) -> t
     Exact for a memory that accepts every request and beat at once and answers ``memory_latency`` cycles later without pause; the core's
     cycle register then shows the second value. ``instructions``: header and body fields of each instruction by name, END included.
     """
+    if config.serial:
+        return serial_schedule(instructions, config)
     engines: dict[Queue, Engine] = {
         Queue.LOAD: _Load(config),
         Queue.ARRAY: ArrayTiming(config),

@@ -12,7 +12,7 @@ from vitloom.boards.elaborate import elaborate
 from vitloom.hw.config import PRESETS
 
 BOARD = BOARDS["ulx3s-85f"]
-CONFIG = replace(PRESETS["icebreaker"], scratchpad_bytes=2048, memory_bytes_per_cycle=2)
+CONFIG = replace(PRESETS["l4"], scratchpad_bytes=2048, map_rows=0, program_depth=256, memory_bytes_per_cycle=2)
 
 
 def test_the_pll_makes_the_clock_that_chip_and_uart_were_told():
@@ -41,7 +41,9 @@ def test_the_top_has_all_pins_of_chip_and_uart_and_yosys_finds_no_problem(tmp_pa
 def test_a_board_without_a_chip_and_a_port_that_does_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="needs a board"):
         elaborate(CONFIG, board=None, output=tmp_path / "out", preset="test", uart=True)
-    with pytest.raises(ValueError, match="icebreaker has no SDRAM chip"):
+    with pytest.raises(ValueError, match="ecpix5-85f has no memory that a core for a host could use"):
+        elaborate(CONFIG, board="ecpix5-85f", output=tmp_path / "out", preset="test", uart=True)
+    with pytest.raises(ValueError, match="icebreaker has room for a serial core only"):
         elaborate(CONFIG, board="icebreaker", output=tmp_path / "out", preset="test", uart=True)
     with pytest.raises(ValueError, match="needs memory_bytes_per_cycle=2, not 8"):
         elaborate(PRESETS["ulx3s-85f"], board=BOARD.name, output=tmp_path / "out", preset="test", uart=True)
