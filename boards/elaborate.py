@@ -82,8 +82,8 @@ def elaborate(
     if target is not None and uart:
         HostTop.check(target, config)
     job = None if target is None or uart else _job(config, target, program)
-    core = Core(config) if bus is None else BusCore(config, bus=bus)
     with _replace(output) as folder:
+        core = Core(config) if bus is None else BusCore(config, bus=bus)
         (folder / "core.v").write_text(to_verilog(core, "core"))
         isa_docs.write(folder)
         (folder / "registers.h").write_text(register_map.c_header(config))
