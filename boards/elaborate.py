@@ -25,6 +25,7 @@ from ..model.networks import integer_network, samples
 from . import Board
 from . import board as find_board
 from .demo import Demo
+from .host_readme import host_readme
 from .jobs import Job, network_job, self_test_job
 from .top import BoardTop, HostTop
 
@@ -49,7 +50,7 @@ def elaborate(
     ``core.v`` is the core, ``configuration.json`` what it was made from, ``registers.md`` and ``instruction-set.md`` how a host
     talks to it, ``registers.h`` and ``core.svd`` the same for its compiler and debugger.
     With ``program`` there are ``program.bin``, ``memory.bin`` and ``memory-plan.txt``. For a board, ``board/`` has a top around the core,
-    constraints and ``build_top.sh``, which makes a bitstream.
+    constraints and ``build_top.sh``, which makes a bitstream; with ``uart``, ``README.md`` says how to build, load and use it.
 
     Parameters
     ----------
@@ -90,6 +91,8 @@ def elaborate(
         (folder / "core.svd").write_text(register_map.svd(config))
         if program is not None:
             _write_program(folder, program)
+        if target is not None and uart:
+            (folder / "README.md").write_text(host_readme(target, config, preset))
         if target is not None:
             _plan(config, target, job).extract(str(folder / "board"))
         _write_json(folder / "configuration.json", _describe(config, preset, bus, target, job))

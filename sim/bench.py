@@ -23,6 +23,7 @@ from ..boards.synth import UNITS, synth, table
 from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
+from .bench_boards import BOARD_PARTS, sdram_text, uart_text
 from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
 from .bench_modes import MODE_SETS, modes_text, resources_of_modes
 from .bench_networks import NETWORKS, RUNS, networks_text
@@ -74,6 +75,7 @@ def accuracy() -> dict[str, Any]:
 _DOCUMENTS = {
     "document": (_ROOT / "docs" / "synthesis.md", ("resources", "modes", "simulation", "accuracy")),
     "readme": (_ROOT / "README.md", ("networks", "low_bit")),
+    "boards": (_ROOT / "docs" / "boards.md", ("uart", "sdram")),
 }
 #: What is measured, the quick parts first; each unit, and each network on the RTL, is a part.
 PARTS: dict[str, Callable[[], Any]] = {
@@ -82,6 +84,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     **NETWORKS,
     "low_bit": low_bit,
     **LOW_BIT_RUNS,
+    **BOARD_PARTS,
     **{name: partial(resources_of_modes, modes) for name, modes in MODE_SETS.items()},
     **{unit: partial(resources, unit) for unit in UNITS},
 }
@@ -120,6 +123,10 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
         texts["networks"] = networks_text(results)
     if (LOW_BIT_RUNS.keys() | {"low_bit"}) & results.keys():
         texts["low_bit"] = low_bit_text(results)
+    if "uart" in results:
+        texts["uart"] = uart_text(results)
+    if any(name.startswith("sdram-") for name in results):
+        texts["sdram"] = sdram_text(results)
     if MODE_SETS.keys() & results.keys():
         texts["modes"] = modes_text(results)
     return texts
@@ -159,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = path.read_text()
         if (rendered := render(results, text, tables)) != text:
             path.write_text(rendered)
-    wrong = [part for part in (*RUNS, *LOW_BIT_RUNS) if not results.get(part, {}).get("agreed", True)]
+    wrong = [part for part in (*RUNS, *LOW_BIT_RUNS, *BOARD_PARTS) if not results.get(part, {}).get("agreed", True)]
     if wrong:
         print(f"bench: values or cycles are not as the models say in {', '.join(wrong)}", file=sys.stderr)
     return 1 if wrong else 0
