@@ -75,8 +75,6 @@ class Board:
         For a core that a host runs over the board's UART.
     spram : BoardSpram or None
         The same on a device whose memory is single-port RAM.
-    synth_options : str
-        Of yosys.
     tools, programmer : tuple of str, str
         What ``build_top.sh`` calls, and what writes a bitstream to the board. No one is needed to write the project.
     note : str
@@ -96,7 +94,6 @@ class Board:
     pll: Pll | None = None
     sdram: BoardSdram | None = None
     spram: BoardSpram | None = None
-    synth_options: str = "-no-rw-check"
     tools: tuple[str, ...]
     programmer: str
     note: str = ""

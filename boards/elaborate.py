@@ -26,6 +26,7 @@ from ..model.networks import integer_network, samples
 from . import Board, fusesoc
 from . import board as find_board
 from .demo import Demo
+from .host_readme import host_readme
 from .jobs import Job, network_job, self_test_job
 from .out_of_context import HIDE_ELEMENTS
 from .top import BoardTop, HostTop
@@ -51,7 +52,7 @@ def elaborate(
     ``core.v`` is the core, ``configuration.json`` what it was made from, ``registers.md`` and ``instruction-set.md`` how a host
     talks to it, ``registers.h`` and ``core.svd`` the same for its compiler and debugger. Without a board there is a FuseSoC core, too.
     With ``program`` there are ``program.bin``, ``memory.bin`` and ``memory-plan.txt``. For a board, ``board/`` has a top around the core,
-    constraints and ``build_top.sh``, which makes a bitstream.
+    constraints and ``build_top.sh``, which makes a bitstream; with ``uart``, ``README.md`` says how to build, load and use it.
 
     Parameters
     ----------
@@ -84,8 +85,8 @@ def elaborate(
     if target is not None and uart:
         HostTop.check(target, config)
     job = None if target is None or uart else _job(config, target, program)
-    core = Core(config) if bus is None else BusCore(config, bus=bus)
     with _replace(output) as folder:
+        core = Core(config) if bus is None else BusCore(config, bus=bus)
         text = to_verilog(core, "core")
         (folder / "core.v").write_text(vivado.annotate(text, "core") if bus == "axi" else text)
         isa_docs.write(folder)
@@ -95,6 +96,8 @@ def elaborate(
             fusesoc.write(folder, config, preset=preset, bus=bus)
         if program is not None:
             _write_program(folder, program)
+        if target is not None and uart:
+            (folder / "README.md").write_text(host_readme(target, config, preset))
         if target is not None:
             _plan(config, target, job).extract(str(folder / "board"))
         _write_json(folder / "configuration.json", _describe(config, preset, bus, target, job))

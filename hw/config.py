@@ -65,6 +65,9 @@ class CoreConfig:
     memory_latency : int
         Cycles from an accepted read burst to its first beat. A property of the memory: the core works with any; simulation and the
         timing model use it.
+    memory_efficiency : int
+        Thousandths of a long transfer's cycles in which the memory moves a beat: an SDRAM's rows and refreshes take the rest. The timing
+        model uses it.
     serial : bool
         A core for the smallest devices (:mod:`.serial`): one instruction after the other, L multipliers, an epilogue of a bit a cycle, one
         memory of a single port for a scratchpad; int8 alone, no row units, no residuals.
@@ -88,6 +91,7 @@ class CoreConfig:
     queue_depth: int = 16
     memory_bytes_per_cycle: int = 16
     memory_latency: int = 30
+    memory_efficiency: int = 1000
     serial: bool = False
 
     def __post_init__(self) -> None:
@@ -135,6 +139,8 @@ class CoreConfig:
             raise ValueError(f"row_lanes must be one of {', '.join(map(str, allowed))}, not {self.row_lanes}")
         if self.memory_latency < 1:
             raise ValueError(f"memory_latency must be at least 1, not {self.memory_latency}")
+        if not 1 <= self.memory_efficiency <= 1000:
+            raise ValueError(f"memory_efficiency must be 1 to 1000 thousandths, not {self.memory_efficiency}")
         if self.address_bits > 20:
             raise ValueError(f"a scratchpad of {self.scratchpad_words} words of {self.lanes} bytes is more than 2**20 words")
         object.__setattr__(self, "serial", bool(self.serial))
