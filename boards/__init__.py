@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amaranth.vendor import LatticeECP5Platform, LatticeICE40Platform
+from amaranth.build import TemplatedPlatform
+from amaranth_boards.arty_a7 import ArtyA7_100Platform
 from amaranth_boards.ecpix5 import ECPIX585Platform
 from amaranth_boards.icebreaker import ICEBreakerPlatform
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
+from .devices import DEVICES, Device
 from .frames import BAUD
+from .gowin import TangPrimer20kDock
 from .sdram import SdramChip
 
 __all__ = ["BOARDS", "Board", "BoardSdram", "BoardSpram", "Pll", "board"]
 
-_KIB = 1 << 10
 _ECP5_TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
 _ICE40_TOOLS = ("yosys", "nextpnr-ice40", "icepack")
+_GOWIN_TOOLS = ("yosys", "nextpnr-himbaechel-gowin", "gowin_pack")
+_VIVADO = ("vivado",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +60,11 @@ class Board:
     name, description : str
     platform : type
         Class of amaranth-boards.
-    multipliers : int
-        Hardware multipliers of 16 x 16 bits or more.
-    memory_bytes : int
-        RAM on the FPGA, in bytes.
-    memory_kind : str
-        What that RAM is made of.
+    device : Device
+        The FPGA.
     digits, busy, done, error : lamps
         Resource, number and signal (empty: the resource itself) of the four lamps for a class number, and of the three status lamps.
+        ``error`` is None on a board with too few: after an error neither of the others is lit.
     button : tuple or None
         Resource and number of the start button.
     connector_resources : str
@@ -74,8 +75,6 @@ class Board:
         For a core that a host runs over the board's UART.
     spram : BoardSpram or None
         The same on a device whose memory is single-port RAM.
-    synth_options : str
-        Of yosys.
     tools, programmer : tuple of str, str
         What ``build_top.sh`` calls, and what writes a bitstream to the board. No one is needed to write the project.
     note : str
@@ -84,20 +83,17 @@ class Board:
 
     name: str
     description: str
-    platform: type[LatticeECP5Platform] | type[LatticeICE40Platform]
-    multipliers: int
-    memory_bytes: int
-    memory_kind: str
+    platform: type[TemplatedPlatform]
+    device: Device
     digits: tuple[tuple[str, int, str], ...]
     busy: tuple[str, int, str]
     done: tuple[str, int, str]
-    error: tuple[str, int, str]
+    error: tuple[str, int, str] | None
     button: tuple[str, int] | None
     connector_resources: str = ""
     pll: Pll | None = None
     sdram: BoardSdram | None = None
     spram: BoardSpram | None = None
-    synth_options: str = "-no-rw-check"
     tools: tuple[str, ...]
     programmer: str
     note: str = ""
@@ -111,9 +107,7 @@ BOARDS: dict[str, Board] = {
             name="ulx3s-85f",
             description="ULX3S, Lattice LFE5U-85F speed 6",
             platform=ULX3S_85F_Platform,
-            multipliers=156,
-            memory_bytes=208 * 2 * _KIB,
-            memory_kind="208 block RAMs",
+            device=DEVICES["LFE5U-85F"],
             digits=tuple(("led", index, "") for index in range(4)),
             busy=("led", 5, ""),
             done=("led", 6, ""),
@@ -127,9 +121,7 @@ BOARDS: dict[str, Board] = {
             name="ecpix5-85f",
             description="ECPIX-5, Lattice LFE5UM5G-85F speed 8",
             platform=ECPIX585Platform,
-            multipliers=156,
-            memory_bytes=208 * 2 * _KIB,
-            memory_kind="208 block RAMs",
+            device=DEVICES["LFE5UM5G-85F"],
             digits=tuple(("rgb_led", index, "g") for index in range(4)),
             busy=("rgb_led", 0, "b"),
             done=("rgb_led", 1, "b"),
@@ -143,20 +135,44 @@ BOARDS: dict[str, Board] = {
             name="icebreaker",
             description="iCEBreaker, Lattice iCE40UP5K",
             platform=ICEBreakerPlatform,
-            multipliers=8,
-            memory_bytes=(30 * 512) + 4 * 32 * _KIB,
-            memory_kind="30 block RAMs and 4 single-port RAMs",
+            device=DEVICES["iCE40UP5K"],
             digits=tuple(("led", index, "") for index in range(2, 6)),
             busy=("led", 6, ""),
             done=("led", 1, ""),
             error=("led", 0, ""),
             button=("button", 0),
             connector_resources="break_off_pmod",
-            spram=BoardSpram(memory_bytes=64 * _KIB, clock_hz=12e6, baud=BAUD),
-            synth_options="-no-rw-check -dsp -spram -dff",
+            spram=BoardSpram(memory_bytes=64 << 10, clock_hz=12e6, baud=BAUD),
             tools=_ICE40_TOOLS,
             programmer="iceprog",
             note="a serial core only; its memory is empty at power-up, so without a host (--uart) it runs no network",
+        ),
+        Board(
+            name="tang-primer-20k",
+            description="Tang Primer 20K on its Dock, Gowin GW2A-18C",
+            platform=TangPrimer20kDock,
+            device=DEVICES["GW2A-18C"],
+            digits=tuple(("led", index, "") for index in range(4)),
+            busy=("led", 4, ""),
+            done=("led", 5, ""),
+            error=None,  # the Dock has six lamps
+            button=("button", 0),
+            tools=_GOWIN_TOOLS,
+            programmer="openFPGALoader",
+        ),
+        Board(
+            name="arty-a7-100",
+            description="Arty A7-100T, Xilinx XC7A100T",
+            platform=ArtyA7_100Platform,
+            device=DEVICES["XC7A100T"],
+            digits=tuple(("led", index, "") for index in range(4)),
+            busy=("rgb_led", 0, "b"),
+            done=("rgb_led", 1, "g"),
+            error=("rgb_led", 2, "r"),
+            button=("button", 0),
+            tools=_VIVADO,
+            programmer="vivado",
+            note="the project is for Vivado, which has not run on it",
         ),
     )
 }

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .architectures import ARCHITECTURES, DATA, DIGITS, DIGITS_MLP, LOW_BIT_NETWORKS, architecture
+from .check import check_network
 from .checkpoint import is_integer_network, load_checkpoint
 from .float_mlp import MlpConfig
 from .float_swin import SwinConfig
@@ -22,7 +23,7 @@ from .structure import check_arrays, vit_structure
 from .swin_structure import swin_structure
 from .synthetic import shaped_images, synthetic_state
 
-__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "SHIPPED", "architecture", "integer_network", "network_structure", "samples"]
+__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "SHIPPED", "architecture", "integer_network", "network_structure", "read_network", "samples"]
 
 SHIPPED = tuple(name for name in ARCHITECTURES if ARCHITECTURES[name] in (DIGITS, DIGITS_MLP))
 """Networks whose weights are in the package."""
@@ -40,7 +41,7 @@ def integer_network(name: str, checkpoint: Path | str | None = None) -> IntegerN
     """
     config = architecture(name)
     if checkpoint is not None and is_integer_network(checkpoint):
-        network = IntegerNetwork.load(checkpoint)
+        network = read_network(checkpoint)
         classes = len(network.arrays.get(f"{network.outputs[0]}.bias", ())) or config.num_classes
         check_arrays(network, _structure(name, classes), str(checkpoint))
         return network
@@ -53,6 +54,13 @@ def integer_network(name: str, checkpoint: Path | str | None = None) -> IntegerN
     images = shaped_images(config, _CALIBRATION_IMAGES)
     origin = f"{source}, calibrated on {len(images)} images of 1/f noise"
     return quantize(config, state, images, scheme=_scheme(name), name=name, origin=origin)
+
+
+def read_network(path: Path | str) -> IntegerNetwork:
+    """The integer network in a file. Raises ``ValueError`` for what :func:`.check.check_network` finds, before anything is made of it."""
+    network = IntegerNetwork.load(path)
+    check_network(network)
+    return network
 
 
 def network_structure(name: str) -> IntegerNetwork:

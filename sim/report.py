@@ -10,6 +10,7 @@ import numpy as np
 
 from ..compiler.program import Layer, Program
 from ..hw import isa
+from ..hw.config import CoreConfig
 from .sequencer_timing import Timing
 from .timeline import memory_summary
 from .timing import schedule
@@ -56,9 +57,9 @@ def attribute(program: Program, timings: Sequence[Timing], total: int) -> list[d
     return cycles
 
 
-def model_timings(program: Program) -> tuple[list[Timing], int]:
-    """:func:`.timing.schedule` of a program."""
-    return schedule([instruction.values for instruction in program.instructions], program.config)
+def model_timings(program: Program, config: CoreConfig | None = None) -> tuple[list[Timing], int]:
+    """:func:`.timing.schedule` of a program, with the memory of ``config`` if it is given."""
+    return schedule([instruction.values for instruction in program.instructions], config or program.config)
 
 
 def layer_rows(program: Program, timings: Sequence[Timing], total: int) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
+from ..arith import delay
 from ..config import CoreConfig
 from ..scratchpad import READ_LATENCY, READERS, WRITERS, ReadPort, WritePort
 
@@ -64,7 +65,8 @@ class SinglePortRam(wiring.Component):
 class SerialScratchpad(wiring.Component):
     """What :class:`..scratchpad.Scratchpad` is for clients of which one at a time reads or writes: all get the same data.
 
-    Latency: ``latency`` cycles from ``enable`` to ``data``: request register, memory, output register. Throughput: an access a cycle.
+    Latency: ``latency`` cycles from ``enable`` to ``data``: request register, memory, output registers, as many as the clients expect.
+    Throughput: an access a cycle.
 
     Parameters
     ----------
@@ -118,11 +120,12 @@ class SerialScratchpad(wiring.Component):
             self.out_of_range.eq(outside),
             selected.eq(memory.read_data),
         ]
+        answer = delay(m, selected, READ_LATENCY - 3, name="answer")
         m.d.comb += [
             memory.enable.eq(enable & ~(write & self.halt)),
             memory.write.eq(write),
             memory.address.eq(address),
             memory.write_data.eq(written),
-            *(port.data.eq(selected) for port in self.reads),
+            *(port.data.eq(answer) for port in self.reads),
         ]
         return m

@@ -18,7 +18,7 @@ from vitloom.model.float_swin import forward as swin_forward
 from vitloom.model.float_vit import ViTConfig, forward, random_state
 from vitloom.model.golden import predict, run
 from vitloom.model.network import AttentionScores, IntegerNetwork, LayerNorm, Linear
-from vitloom.model.networks import SHIPPED, integer_network, network_structure, samples
+from vitloom.model.networks import SHIPPED, integer_network, network_structure, read_network, samples
 from vitloom.model.quantize import quantize
 from vitloom.model.structure import array_formats, vit_structure
 from vitloom.model.swin_structure import swin_structure
@@ -217,6 +217,14 @@ def test_other_files_are_refused(small, tmp_path, content):
         integer_network(small, tmp_path / "c.bin")
     with pytest.raises(ValueError, match="nothing does not exist or is not a file"):
         integer_network(small, tmp_path / "nothing")
+
+
+def test_a_network_that_no_core_runs_is_refused_where_it_is_read(small, tmp_path):
+    network = integer_network(small)
+    tensors = tuple(replace(tensor, bits=3) if tensor.name == network.input else tensor for tensor in network.tensors)
+    replace(network, tensors=tensors).save(tmp_path / "n.safetensors")
+    with pytest.raises(ValueError, match=f"{network.input} .*bits"):
+        read_network(tmp_path / "n.safetensors")
 
 
 def test_a_loaded_network_keeps_its_origin(small, tmp_path):
