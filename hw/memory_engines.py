@@ -71,6 +71,11 @@ def _held(config: CoreConfig, opcode: Opcode, payload: Value, names: tuple[str, 
     return incoming, counters, [counter.eq(incoming[name]) for name, counter in zip(names, counters, strict=True)]
 
 
+def _beyond_memory(config: CoreConfig, body: data.View) -> Value:
+    """Whether the words in external memory are more than the core can address; others are the memory's affair."""
+    return body.memory + body.words > config.memory_words if config.serial else Const(0)
+
+
 class LoadEngine(wiring.Component):
     """Executes LOAD: external memory to scratchpad, constants, tables, row map or program memory. One instruction at a time.
 
@@ -234,7 +239,7 @@ class LoadEngine(wiring.Component):
                     starts = self._starts(target)
                     if starts:
                         outside |= ~Cat(body.destination == start for start in starts).any()
-                    outside |= body.memory >= self.config.memory_words
+                    outside |= _beyond_memory(self.config, body)
                     m.d.sync += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
             with m.Default():
                 m.d.sync += refused.eq(Error.FIELD)
@@ -379,7 +384,7 @@ class StoreEngine(wiring.Component):
         waiting = Signal(config.word_count_bits + ceil_log2(config.beats))  # bursts without a response
         refused, end = Signal(Error), Signal(len(body.source) + 1, reset_less=True)
         m.d.sync += end.eq(body.source + body.words)
-        outside = (end > config.scratchpad_words) | (body.memory >= config.memory_words)
+        outside = (end > config.scratchpad_words) | _beyond_memory(config, body)
         m.d.sync += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
         with m.If(body.words == 0):
             m.d.sync += refused.eq(Error.FIELD)
