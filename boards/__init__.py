@@ -159,6 +159,7 @@ BOARDS: dict[str, Board] = {
             button=("button", 0),
             tools=_GOWIN_TOOLS,
             programmer="openFPGALoader",
+            note="no bitstream: the four-lane core takes 52 block RAMs (vitloom synth --preset tang-primer-20k), the device has 46",
         ),
         Board(
             name="arty-a7-100",

@@ -299,7 +299,7 @@ PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes
         constant_channels=256,
         norm_channels=128,
         map_rows=0,
-        program_depth=256,
+        program_depth=512,
         memory_bytes_per_cycle=2,
     ),
     "arty-a7-100": _LFE5U_85F,
