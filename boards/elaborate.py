@@ -121,13 +121,15 @@ def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
 def _plan(config: CoreConfig, target: Board, job: Job | None) -> BuildPlan:
     """The project of amaranth-boards: the top as RTLIL and Verilog, constraints, and the scripts that call the tools."""
     top = HostTop(target, config) if job is None else BoardTop(target, Demo(config, job))
-    return target.platform().prepare(top, "top", debug_verilog=True, emit_src=False, synth_opts="-no-rw-check")
+    return target.platform().prepare(
+        top, "top", debug_verilog=True, emit_src=False, synth_opts="-no-rw-check", read_verilog_opts="-D VITLOOM_ECP5"
+    )
 
 
 def _write_program(folder: Path, program: Program) -> None:
     """The program as a host writes it (32-bit words, little-endian, twelve an instruction), and what memory holds before the first run."""
     size = isa.INSTRUCTION_BITS // 8
-    (folder / "program.bin").write_bytes(b"".join(word.to_bytes(size, "little") for word in program.words()))
+    (folder / "program.bin").write_bytes(b"".join(word.to_bytes(size, "little") for word in program.resident_words()))
     (folder / "memory.bin").write_bytes(program.memory_image)
     (folder / "memory-plan.txt").write_text(program.describe() + "\n")
 

@@ -233,7 +233,7 @@ class Device:
         """Stop what runs; write the program, for weights that are in memory already."""
         self.check(program.fingerprint)
         self.write_registers(Register.CONTROL, [_CLEAR])
-        self.write_registers(isa.PROGRAM_WINDOW, [word for instruction in program.words() for word in _slots(instruction)])
+        self.write_registers(isa.PROGRAM_WINDOW, [word for instruction in program.resident_words() for word in _slots(instruction)])
         self.write_registers(Register.EXPECTED, [program.fingerprint])
         self.write_registers(Register.MEMORY_BASE, [0])
         self.program = program

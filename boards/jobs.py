@@ -67,7 +67,7 @@ def network_job(program: Program, image: bytes = b"") -> Job:
     output, (logits, _) = next(iter(program.output_regions.items()))
     return Job(
         name=program.name,
-        instructions=tuple(program.words()),
+        instructions=tuple(program.resident_words()),
         memory=bytes(memory),
         logits=logits * lanes,
         classes=program.layouts[output].channels,

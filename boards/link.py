@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out, connect
 from ..hw.control import ControlPort
 from ..hw.memory_port import MAX_BURST, MemoryPort
 from .frames import CRC_BYTES, END, ESCAPE, ESCAPED_END, ESCAPED_ESCAPE, HEADER_BYTES, MAX_DATA, RESPONSE, Command, Status
+from .stream_buffer import StreamBuffer
 
 __all__ = ["FrameDecoder", "FrameEncoder", "Link"]
 
@@ -113,6 +114,8 @@ class Link(wiring.Component):
         m.submodules.crc = crc = CRC32_ETHERNET(8).create()
         m.submodules.buffer = buffer = Memory(shape=8, depth=MAX_DATA, init=[])
         connect(m, rx=wiring.flipped(self.rx), decoder=decoder.i)
+        m.submodules.answer = answer = StreamBuffer(encoder.i.payload.shape())
+        connect(m, answer=answer.o, encoder=encoder.i)
         connect(m, encoder=encoder.o, tx=wiring.flipped(self.tx))
         header, status = Signal(_HEADER), Signal(Status)
         left, position = Signal.like(header.count), Signal(range(MAX_DATA + HEADER_BYTES + CRC_BYTES + 2))
@@ -122,7 +125,7 @@ class Link(wiring.Component):
             self._receive(m, decoder.o, crc, header, position, write)
             self._check(m, header, status, left, position, crc)
             self._execute(m, crc, header, status, left, position, read, write)
-            self._respond(m, encoder.i, crc, header, status, left, position, read)
+            self._respond(m, answer.i, crc, header, status, left, position, read)
         return m
 
     def _receive(self, m, item, crc, header, position, write):
@@ -221,10 +224,12 @@ class Link(wiring.Component):
         with m.State("READ"):
             m.d.comb += [control.read.eq(~is_memory), memory.read_data.ready.eq(is_memory)]
             with m.If(~is_memory):
-                m.next = "REGISTER"
+                m.next = "ASKED"
             with m.Elif(memory.read_data.valid):
                 m.d.sync += [word.eq(memory.read_data.payload.data), failed.eq(failed | memory.read_data.payload.error)]
                 m.next = "SPILL"
+        with m.State("ASKED"):  # a register may be a cycle away
+            m.next = "REGISTER"
         with m.State("REGISTER"):
             m.d.sync += word.eq(control.read_data)
             m.next = "SPILL"
@@ -253,7 +258,7 @@ class Link(wiring.Component):
 
     def _respond(self, m, item, crc, header, status, left, position, read):
         """Send tag, status and ``left`` bytes of the buffer, then their CRC; END before and after."""
-        part = Signal(range(CRC_BYTES))
+        part, byte = Signal(range(CRC_BYTES)), Signal(8)
 
         def send(value, then, *, end=False):
             m.d.comb += [item.valid.eq(1), item.payload.data.eq(value), item.payload.end.eq(end)]
@@ -272,12 +277,15 @@ class Link(wiring.Component):
             cover(RESPONSE | status)
             send(RESPONSE | status, "FETCH_DATA")
         with m.State("FETCH_DATA"):
-            m.next = "DATA"
+            m.next = "HOLD_DATA"
             with m.If(position == left):
                 m.next = "CRC"
+        with m.State("HOLD_DATA"):
+            m.d.sync += byte.eq(read.data)
+            m.next = "DATA"
         with m.State("DATA"):
-            cover(read.data)
-            send(read.data, "FETCH_DATA")
+            cover(byte)
+            send(byte, "FETCH_DATA")
             with m.If(item.ready):
                 m.d.sync += position.eq(position + 1)
         with m.State("CRC"):

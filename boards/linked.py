@@ -4,12 +4,14 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from ..hw.arith import delay
 from ..hw.config import CoreConfig
 from ..hw.core import Core
-from ..hw.memory_port import MemoryPort
+from ..hw.memory_port import REQUEST, MemoryPort
 from .arbiter import MemoryArbiter
 from .link import Link
 from .sdram import Sdram, SdramChip, SdramPins
+from .stream_buffer import StreamBuffer
 from .uart import UartReceiver, UartTransmitter
 
 __all__ = ["LinkedCore", "SdramCore"]
@@ -46,10 +48,22 @@ class LinkedCore(wiring.Component):
         m.submodules.receiver = receiver = UartReceiver(self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
         connect(m, receiver=receiver.o, link=link.rx)
-        connect(m, link=link.tx, transmitter=transmitter.i)
-        connect(m, link=link.control, core=core.control)
-        connect(m, core=core.memory, arbiter=arbiter.clients[0])
-        connect(m, link=link.memory, arbiter=arbiter.clients[1])
+        m.submodules.sent = sent = StreamBuffer(8)
+        connect(m, link=link.tx, buffer=sent.i)
+        connect(m, buffer=sent.o, transmitter=transmitter.i)
+        for name in ("address", "write", "write_data", "read"):
+            m.d.comb += getattr(core.control, name).eq(delay(m, getattr(link.control, name), 1, name=name, reset_less=False))
+        m.d.comb += link.control.read_data.eq(core.control.read_data)
+        for client, port in enumerate((core.memory, link.memory)):
+            for name in ("write_data", "write_response"):
+                connect(m, client=getattr(port, name), arbiter=getattr(arbiter.clients[client], name))
+            m.submodules[f"read_data_{client}"] = buffer = StreamBuffer(port.read_data.payload.shape())
+            connect(m, arbiter=arbiter.clients[client].read_data, buffer=buffer.i)
+            connect(m, buffer=buffer.o, client=port.read_data)
+            for name in ("read_request", "write_request"):
+                m.submodules[f"{name}_{client}"] = buffer = StreamBuffer(REQUEST)
+                connect(m, client=getattr(port, name), buffer=buffer.i)
+                connect(m, buffer=buffer.o, arbiter=getattr(arbiter.clients[client], name))
         connect(m, arbiter=arbiter.memory, memory=flipped(self.memory))
         m.d.comb += [receiver.pin.eq(self.rx), self.tx.eq(transmitter.pin), self.interrupt.eq(core.interrupt)]
         return m
@@ -81,7 +95,14 @@ class SdramCore(wiring.Component):
         m = Module()
         m.submodules.linked = linked = self.linked
         m.submodules.memory = memory = self.memory
-        connect(m, linked=linked.memory, memory=memory.port)
         connect(m, memory=memory.pins, sdram=flipped(self.sdram))
+        for name in ("read_request", "write_request", "write_response"):
+            connect(m, linked=getattr(linked.memory, name), memory=getattr(memory.port, name))
+        for name in ("write_data", "read_data"):
+            ends = [getattr(linked.memory, name), getattr(memory.port, name)]
+            source, sink = reversed(ends) if name == "read_data" else ends
+            m.submodules[name] = buffer = StreamBuffer(source.payload.shape())
+            connect(m, source=source, buffer=buffer.i)
+            connect(m, buffer=buffer.o, sink=sink)
         m.d.comb += [linked.rx.eq(self.rx), self.tx.eq(linked.tx), self.interrupt.eq(linked.interrupt)]
         return m

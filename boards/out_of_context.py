@@ -29,7 +29,7 @@ CELLS = {
 _PACKAGE = "CABGA381"
 _UNIT = "harness.unit"
 _SCRIPT = """
-read_verilog harness.v
+read_verilog -D VITLOOM_ECP5 harness.v
 setattr -mod -set keep_hierarchy 1 {unit}
 synth_ecp5 {options} -top harness
 tee -o stat.json stat -json

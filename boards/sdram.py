@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from amaranth import *
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from ..hw.config import CoreConfig
 from ..hw.memory_port import ADDRESS_BITS, MemoryPort
 
 __all__ = ["BANKS", "BUS_BYTES", "Command", "Sdram", "SdramChip", "SdramPins", "SdramTiming"]
@@ -134,15 +133,14 @@ class _Wait:
 
     def __init__(self, m: Module, name: str, longest: int):
         self.left = Signal(range(longest + 1), name=f"{name}_left")
-        self.over = Signal(name=f"{name}_over")
-        m.d.comb += self.over.eq(self.left == 0)
+        self.over = Signal(name=f"{name}_over", init=1)  # none is left
         with m.If(~self.over):
-            m.d.sync += self.left.eq(self.left - 1)
+            m.d.sync += [self.left.eq(self.left - 1), self.over.eq(self.left == 1)]
 
     def hold(self, m: Module, cycles: int) -> None:
         """At least ``cycles`` from this one to the next command."""
         with m.If(self.left < cycles):
-            m.d.sync += self.left.eq(cycles - 1)
+            m.d.sync += [self.left.eq(cycles - 1), self.over.eq(cycles == 1)]
 
 
 class Sdram(wiring.Component):
@@ -157,8 +155,9 @@ class Sdram(wiring.Component):
 
     Latency: :attr:`latency` cycles from a read request to its first beat when the row is open, ``rcd`` more when the bank is closed, and
     ``rp`` more when another row is open (either is 2 at least); a refresh in between adds :attr:`refresh_cycles`, at most.
-    Throughput: a beat a cycle within a row, over bursts of the same direction too. Entering another row costs :attr:`row_cycles`, a refresh
-    :attr:`refresh_cycles` in every ``timing.refresh``: :attr:`bytes_per_cycle` for long sequential reads or writes.
+    Throughput: a beat a cycle within a row, over bursts of at least two beats of the same direction too. Entering another row costs
+    :attr:`row_cycles`, a refresh :attr:`refresh_cycles` in every ``timing.refresh``: :attr:`bytes_per_cycle` for long sequential reads or
+    writes.
 
     Parameters
     ----------
@@ -188,7 +187,7 @@ class Sdram(wiring.Component):
 
     @property
     def latency(self) -> int:
-        return self.timing.cas + 4
+        return self.timing.cas + 5
 
     @property
     def row_cycles(self) -> int:
@@ -205,15 +204,6 @@ class Sdram(wiring.Component):
         """Bandwidth of long sequential bursts, rounding down."""
         columns = 1 << self.chip.column_bits
         return BUS_BYTES * columns / (columns + self.row_cycles) * (1 - self.refresh_cycles / self.timing.refresh)
-
-    def seen_by(self, config: CoreConfig) -> CoreConfig:
-        """``config`` with this memory in the timing model: every transfer begins in a row that is not open; rounded to be slower."""
-        return replace(
-            config,
-            memory_bytes_per_cycle=BUS_BYTES,
-            memory_latency=self.latency + self.row_cycles,
-            memory_efficiency=int(1000 * self.bytes_per_cycle / BUS_BYTES),
-        )
 
     def elaborate(self, platform):
         m = Module()
@@ -232,10 +222,10 @@ class Sdram(wiring.Component):
         with m.If(interval == 0):
             m.d.sync += due.eq(1)
 
-        burst = self._burst(m, command, running & ~due)
+        burst, following, take = self._burst(m, command, running & ~due)
         issue_read = command == Command.READ
         self._return(m, issue_read, burst.address.beyond != 0, room)
-        self._schedule(m, command, burst, activate, running, due, room)
+        self._schedule(m, command, burst, following, take, activate, running, due, room)
         return m
 
     def _start(self, m, command, activate, running):
@@ -263,42 +253,52 @@ class Sdram(wiring.Component):
                 activate.hold(m, timing.mrd)
                 m.next = "RUN"
             with m.State("RUN"):
-                m.d.comb += running.eq(1)
+                m.d.sync += running.eq(1)
 
     def _burst(self, m, command, accepting):
-        """Accept requests, reads and writes in turn, and walk through their beats; answer a write after its last beat."""
+        """Accept requests, reads and writes in turn, and walk through their beats; answer a write after its last beat.
+
+        Returns the burst, the address of the next one, and whether that takes its place in this cycle.
+        """
         port = self.port
         burst = Signal(
-            data.StructLayout({"active": 1, "write": 1, "address": self.address, "left": len(port.read_request.payload.beats), "failed": 1})
+            data.StructLayout(
+                {"active": 1, "write": 1, "address": self.address, "left": len(port.read_request.payload.beats), "last": 1, "failed": 1}
+            )
         )
-        last, take, write = Signal(), Signal(), Signal()
+        # The next burst waits in a register, so that no path leads from the chip's command to the requests.
+        following = Signal(data.StructLayout({"write": 1, "address": self.address, "left": len(port.read_request.payload.beats)}))
+        present, take, write = Signal(), Signal(), Signal()
         m.d.comb += [
-            last.eq(burst.left == 0),
-            take.eq(accepting & (~burst.active | (self._column(command) & last))),
-            write.eq(port.write_request.valid & ~(port.read_request.valid & burst.write)),
-            port.write_request.ready.eq(take & write),
-            port.read_request.ready.eq(take & ~write),
+            take.eq(accepting & present & (~burst.active | (self._column(command) & burst.last))),
+            write.eq(port.write_request.valid & ~(port.read_request.valid & following.write)),
+            port.write_request.ready.eq(~present & write),
+            port.read_request.ready.eq(~present & ~write),
         ]
         with m.If(port.write_response.ready):
             m.d.sync += port.write_response.valid.eq(0)
         with m.If(self._column(command)):
             failed = burst.failed | (burst.address.beyond != 0)
             m.d.sync += [burst.address.eq(burst.address.as_value() + 1), burst.left.eq(burst.left - 1), burst.failed.eq(failed)]
-            with m.If(last):
+            m.d.sync += burst.last.eq(burst.left == 1)
+            with m.If(burst.last):
                 m.d.sync += burst.active.eq(0)
                 with m.If(burst.write):
                     m.d.sync += [port.write_response.valid.eq(1), port.write_response.payload.error.eq(failed)]
+        with m.If(take):
+            m.d.sync += [present.eq(0), burst.active.eq(1), burst.failed.eq(0), burst.last.eq(following.left == 0)]
+            m.d.sync += [burst[name].eq(following[name]) for name in ("write", "address", "left")]
         for request, is_write in ((port.read_request, 0), (port.write_request, 1)):
             with m.If(request.valid & request.ready):
-                m.d.sync += [burst.active.eq(1), burst.write.eq(is_write), burst.failed.eq(0)]
-                m.d.sync += [burst.address.eq(request.payload.address), burst.left.eq(request.payload.beats)]
-        return burst
+                m.d.sync += [present.eq(1), following.write.eq(is_write)]
+                m.d.sync += [following.address.eq(request.payload.address), following.left.eq(request.payload.beats)]
+        return burst, following.address, take
 
     @staticmethod
     def _column(command):
         return (command == Command.READ) | (command == Command.WRITE)
 
-    def _schedule(self, m, command, burst, activate, running, due, room):
+    def _schedule(self, m, command, burst, following, take, activate, running, due, room):
         """Choose each cycle's command by the open rows and the times since earlier commands."""
         timing, pins, port = self.timing, self.pins, self.port
         precharge = _Wait(m, "precharge", max(timing.ras, timing.wr))
@@ -306,16 +306,16 @@ class Sdram(wiring.Component):
         turn = _Wait(m, "turn", timing.cas + 2)  # one cycle in which nobody drives the data
         opened, rows = Signal(BANKS), Array(Signal(self.chip.row_bits, name=f"row_{bank}") for bank in range(BANKS))
         # What the table says of the burst's row, one cycle old: not to be used just after a change of either.
-        hit, other, settled, looked_up = Signal(), Signal(), Signal(), Signal(self.address)
+        hit, other, settled = Signal(), Signal(), Signal()
         address = burst.address
-        m.d.comb += looked_up.eq(address)
-        for request in (port.read_request, port.write_request):
-            with m.If(request.ready & request.valid):
-                m.d.comb += looked_up.eq(request.payload.address)
-        is_open = opened.bit_select(looked_up.bank, 1)
-        m.d.sync += [other.eq(is_open), hit.eq(is_open & (rows[looked_up.bank] == looked_up.row)), settled.eq(1)]
+        # The rows of what may be the burst in the next cycle are looked up side by side, and the result is chosen.
+        m.d.sync += settled.eq(1)
+        for candidate, is_next in ((address, Const(1)), (following, take)):
+            is_open, is_row = opened.bit_select(candidate.bank, 1), rows[candidate.bank] == candidate.row
+            with m.If(is_next):
+                m.d.sync += [other.eq(is_open), hit.eq(is_open & is_row)]
 
-        able = Mux(burst.write, port.write_data.valid & turn.over & ((burst.left != 0) | ~port.write_response.valid), room)
+        able = Mux(burst.write, port.write_data.valid & turn.over & (~burst.last | ~port.write_response.valid), room)
         with m.If(running & settled & due):
             with m.If(opened.any() & precharge.over):
                 m.d.comb += command.eq(Command.PRECHARGE)
@@ -330,7 +330,7 @@ class Sdram(wiring.Component):
             with m.If(hit & column.over & able):
                 m.d.comb += [command.eq(Mux(burst.write, Command.WRITE, Command.READ)), port.write_data.ready.eq(burst.write)]
                 m.d.sync += [pins.a.eq(address.column), pins.dqm.eq((burst.write & (address.beyond != 0)).replicate(BUS_BYTES))]
-                with m.If(address.column.all() & (burst.left != 0)):
+                with m.If(address.column.all() & ~burst.last):
                     m.d.sync += settled.eq(0)
                 with m.If(burst.write):
                     precharge.hold(m, timing.wr)
@@ -355,9 +355,8 @@ class Sdram(wiring.Component):
         coming, failed = Signal(self.timing.cas + 2), Signal(self.timing.cas + 2, reset_less=True)
         captured, free = Signal(8 * BUS_BYTES, reset_less=True), Signal(range(_READS_AHEAD + 1), init=_READS_AHEAD)
         m.d.sync += [coming.eq(Cat(issue, coming)), failed.eq(Cat(beyond, failed)), captured.eq(self.pins.dq_i)]
-        m.d.sync += free.eq(free - issue + (beat.valid & beat.ready))
+        m.d.sync += [free.eq(free - issue + (beat.valid & beat.ready)), room.eq(free > 1)]  # one is left after this cycle
         m.d.comb += [
-            room.eq(free != 0),
             queue.w_en.eq(coming[-1]),
             queue.w_data.eq(Cat(captured, failed[-1])),
             queue.r_en.eq(beat.ready),

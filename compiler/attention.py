@@ -71,8 +71,10 @@ class Attention:
         for head in range(heads):
             split = emitter.plan.split if head == heads - 1 else 1
             if self.rows == window:
+                # Where memory is short, rows are cut as finely as the array allows: keys and values, its stationary operands, are there.
+                own = emitter.config.lanes / emitter.config.beats if emitter.plan.head_split else 0
                 split = max(split, emitter.plan.head_split)
-                groups += [(head, *cut) for cut in emitter.cuts((self.row, self.rows), self.row, self.rows, split)]
+                groups += [(head, *cut) for cut in emitter.cuts((self.row, self.rows), self.row, self.rows, split, own)]
                 continue
             count = self.rows // window
             parts = min(count, max(split, ceil_div(count, max(1, emitter.config.accumulator_rows // window))))

@@ -12,6 +12,7 @@ from ..hw import isa
 from ..hw.config import MODES, PACKING, CoreConfig
 from ..hw.memory_engines import table_words, target_words
 from ..hw.sequencer import Sequencer
+from .blocks import PROGRAM, check_blocks
 from .layout import ceil_div
 from .program import Program, token_sources
 from .schedule import OVERLAPPING
@@ -206,6 +207,7 @@ def check(program: Program) -> None:
         footprints.append(footprint)
     _check_order(program, headers, footprints)
     _check_tokens(program)
+    check_blocks(program.words(), config, program.memory_plan[PROGRAM][0])
 
 
 class _Lane:

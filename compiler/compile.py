@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from ..hw import isa
 from ..hw.config import CoreConfig
 from ..model.network import IntegerNetwork
+from .blocks import PROGRAM, fetch_blocks, pack_blocks
 from .check import check
 from .constants import MemoryImage
 from .emitter import Emitter, Plan, phases
+from .layout import ceil_div
 from .lower import lower
 from .memory import DoesNotFit, Lifetime, place
 from .program import Buffer, Instruction, Port, Program, Space
@@ -108,6 +110,9 @@ def _plans(config: CoreConfig) -> list[list[Plan]]:
         [Plan(split=split, weight_banks=(banks,), weight_parts=2, chunk_rows=chunk, head_split=heads, timed=False, overlap=False)]
         for split, chunk, heads in sizes
     ]
+    # Where attention is what takes the memory, all rows of an MLP may fit: every weight is loaded once.
+    once = Plan(split=1, weight_banks=(banks,), weight_parts=4, chunk_rows=2 * rows, head_split=2, timed=False, overlap=False)
+    frugal.insert(1, [once, replace(once, weight_parts=2)])
     return fast + frugal
 
 
@@ -129,7 +134,10 @@ def _fit(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan: 
             fewer = next((phase for phase in near if banks[phase] > 1), None)
             if fewer is None:
                 return None
-            banks[fewer] -= 1
+            # With one ring of weights it is known how many banks are too many.
+            banks[fewer] -= max(1, ceil_div(error.words, config.bank_words)) if len(banks) == 1 else 1
+            if banks[fewer] < 1:
+                return None
 
 
 def _works(network: IntegerNetwork, image: MemoryImage, config: CoreConfig) -> bool:
@@ -174,16 +182,15 @@ def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, pl
     lowered = lower(network, config, image, plan)
     if plan.overlap:
         lowered.instructions = load_ahead(lowered.instructions, lowered.buffers, config)
-    if len(lowered.instructions) > config.program_depth:
-        raise TooLong
     _check_room(lowered, config)
     buffers = _place(lowered, config, plan)
-    image = MemoryImage(network, config.lanes, lowered.row_maps)
-    regions = image.regions
-    resolved = [_resolve(instruction, buffers, regions) for instruction in lowered.instructions]
-    instructions = synchronise(resolved, Hazards(buffers, config, placed=True))
+    instructions = synchronise(lowered.instructions, Hazards(buffers, config, placed=True))
     if len(instructions) > config.program_depth:
+        instructions = fetch_blocks(instructions, config)
+    if len(instructions) > config.program_limit:
         raise TooLong
+    instructions, image = _resolved(network, config, lowered, instructions, buffers)
+    regions = image.regions
     by_layer: dict[str, list[int]] = {}
     for index, instruction in enumerate(instructions):
         by_layer.setdefault(instruction.layer, []).append(index)
@@ -202,6 +209,18 @@ def _compile(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, pl
     )
 
 
+def _resolved(
+    network: IntegerNetwork, config: CoreConfig, lowered: Emitter, instructions: Sequence[Instruction], buffers: dict[str, Buffer]
+) -> tuple[list[Instruction], MemoryImage]:
+    """The instructions with addresses, and the external memory, which holds some of them where the program is streamed."""
+    more = {**lowered.row_maps, PROGRAM: pack_blocks([0] * len(instructions), config)}
+    regions = MemoryImage(network, config.lanes, more).regions
+    resolved = [_resolve(instruction, buffers, regions) for instruction in instructions]
+    if more[PROGRAM]:
+        more[PROGRAM] = pack_blocks([instruction.word() for instruction in resolved], config)
+    return resolved, MemoryImage(network, config.lanes, more)
+
+
 def _check_room(lowered: Emitter, config: CoreConfig) -> None:
     """Raise :class:`DoesNotFit` where the buffers in use at one point of the program are larger than the scratchpad: no plan is needed."""
     spans: dict[str, tuple[int, int]] = {}
@@ -217,10 +236,10 @@ def _check_room(lowered: Emitter, config: CoreConfig) -> None:
     used = np.cumsum(change)[:-1]
     for name in rings & spans.keys():
         first, last = spans[name]
-        over = used[first : last + 1] + lowered.buffers[name].words > config.scratchpad_words
-        if over.any():
-            layer = lowered.instructions[first + int(np.argmax(over))].layer
-            raise DoesNotFit(name, lowered.phases.get(layer, 0))
+        over = used[first : last + 1] + lowered.buffers[name].words - config.scratchpad_words
+        if over.max() > 0:
+            layer = lowered.instructions[first + int(np.argmax(over > 0))].layer
+            raise DoesNotFit(name, lowered.phases.get(layer, 0), int(over.max()))
 
 
 def _place(lowered: Emitter, config: CoreConfig, plan: Plan) -> dict[str, Buffer]:

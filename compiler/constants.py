@@ -88,24 +88,26 @@ def pack_norm_constants(alpha: NDArray, gain: NDArray, offset: NDArray, target: 
 
 
 class MemoryImage:
-    """External memory from address 0 on: parameters, row maps, the input, the outputs. Addresses and sizes are in words of L bytes.
+    """External memory from address 0 on: parameters, row maps, blocks of the program, the input, the outputs.
+
+    Addresses and sizes are in words of L bytes.
 
     Names: ``<constant>.value``, and by operator ``.weight``, ``.constants``, ``.table``, ``.codes``, ``.residual``, ``.bias``, ``.ones``;
-    those of the row maps; ``input`` and each output tensor's.
+    those of ``more``; ``input`` and each output tensor's.
 
     Parameters
     ----------
     network : IntegerNetwork
     lanes : int
-    row_maps : mapping of str to bytes
-        The row maps of a program.
+    more : mapping of str to bytes
+        What a program adds: row maps, and itself if it is streamed.
     """
 
-    def __init__(self, network: IntegerNetwork, lanes: int, row_maps: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, network: IntegerNetwork, lanes: int, more: Mapping[str, bytes] | None = None) -> None:
         self.network, self.lanes = network, lanes
         self.layouts = layouts(network, lanes)
         self._packers: dict[str, _Part] = dict(self._parts())
-        for name, content in (row_maps or {}).items():
+        for name, content in (more or {}).items():
             self._packers[name] = ceil_div(len(content), lanes), partial(bytes, content)
         sizes = {name: words for name, (words, _) in self._packers.items()}
         for name, tensor in (("input", network.input), *((output, output) for output in network.outputs)):
@@ -116,7 +118,7 @@ class MemoryImage:
 
     @cached_property
     def data(self) -> bytes:
-        """The parameters and row maps, packed when they are asked for first: a report needs their places only."""
+        """All but input and outputs, packed when they are asked for first: a report needs their places only."""
         return b"".join(pack().ljust(words * self.lanes, b"\0") for words, pack in self._packers.values())
 
     def words(self, name: str) -> int:

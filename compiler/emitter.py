@@ -189,7 +189,7 @@ class Emitter:
 
     def emit(self, opcode: isa.Opcode, **arguments: object) -> None:
         """Append an instruction; raises :class:`.remedies.TooLong`."""
-        if len(self.instructions) >= self.config.program_depth:
+        if len(self.instructions) >= self.config.program_limit:
             raise TooLong
         instruction = Instruction(opcode=opcode, queue=isa.OPCODE_QUEUE[opcode], **arguments)  # type: ignore[arg-type]
         self.instructions.append(instruction)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..hw.config import CoreConfig
 from .program import Buffer
 
 __all__ = ["DoesNotFit", "Lifetime", "Ring", "place"]
+
+#: Times that buffers are placed in another order, at most.
+_ATTEMPTS = 8
 
 
 class DoesNotFit(Exception):
@@ -20,11 +25,13 @@ class DoesNotFit(Exception):
         The one for which there is no space; empty if a ring is too small.
     phase : int or None
         Of the instruction that needs it first (:func:`.emitter.phases`), where that is known.
+    words : int
+        By how much all are larger than the scratchpad, where that is known.
     """
 
-    def __init__(self, buffer: str = "", phase: int | None = None) -> None:
+    def __init__(self, buffer: str = "", phase: int | None = None, words: int = 0) -> None:
         super().__init__(buffer)
-        self.buffer, self.phase = buffer, phase
+        self.buffer, self.phase, self.words = buffer, phase, words
 
 
 class Ring:
@@ -79,53 +86,101 @@ def place(
     *,
     timed: bool,
 ) -> dict[str, Buffer]:
-    """Addresses, largest buffer first, each where it costs least or, unless ``timed``, as low as possible.
+    """Addresses that cost little or, unless ``timed``, that take little room.
 
     fixed : buffers that have their addresses, and may overlap each other.
     lifetimes : by buffer name; buffers alive together do not overlap. apart : pairs that must have no bank in common.
     costs : estimated cycles lost when a pair shares a bank. Raises :class:`DoesNotFit`.
-    """
-    bank_words = config.bank_words
-    neighbours: dict[str, set[str]] = {}
-    for pair in (*apart, *costs):
-        for name in pair:
-            neighbours.setdefault(name, set()).update(pair - {name})
-    placed = {buffer.name: buffer for buffer in fixed}
-    names = set(placed)
 
-    def banks_of(buffer: Buffer, address: int) -> range:
+    Buffers are placed largest first. Where one finds no room, all of its kind go before the others, and everything is placed again.
+    """
+    packing = _Packing(fixed, lifetimes, apart, costs, config, timed)
+    first: dict[str, int] = {}
+    tight = False
+    while True:
+        order = sorted(buffers, key=lambda b: (-first.get(_kind(b.name), 0), -b.words, lifetimes[b.name].first))
+        try:
+            return packing.place(order, tight=tight)
+        except DoesNotFit as error:
+            if timed or len(first) == _ATTEMPTS:
+                raise
+            first[_kind(error.buffer)] = len(first) + 1
+            tight = True
+
+
+def _kind(name: str) -> str:
+    """What buffers of one use in different layers, heads or rows have in common."""
+    return re.sub(r"\d+", "#", name)
+
+
+class _Packing:
+    """Places buffers one after the other."""
+
+    def __init__(
+        self,
+        fixed: Sequence[Buffer],
+        lifetimes: Mapping[str, Lifetime],
+        apart: Collection[frozenset[str]],
+        costs: Mapping[frozenset[str], int],
+        config: CoreConfig,
+        timed: bool,
+    ) -> None:
+        self.fixed, self.lifetimes, self.apart, self.costs, self.config, self.timed = fixed, lifetimes, apart, costs, config, timed
+        self.neighbours: dict[str, set[str]] = {}
+        for pair in (*apart, *costs):
+            for name in pair:
+                self.neighbours.setdefault(name, set()).update(pair - {name})
+
+    def place(self, buffers: Iterable[Buffer], *, tight: bool) -> dict[str, Buffer]:
+        """Addresses of the buffers in that order: where each costs least; without time as low as possible or, ``tight``, beside others."""
+        config, bank_words = self.config, self.config.bank_words
+        placed = {buffer.name: buffer for buffer in self.fixed}
+        names = set(placed)
+        for buffer in buffers:
+            life = self.lifetimes[buffer.name]
+            together = [b for name, b in placed.items() if self.lifetimes[name].overlaps(life, self.timed and name not in names)]
+            ends = sorted({0, *(b.address + b.words for b in together)})
+            begins = sorted({config.scratchpad_words, *(b.address for b in together)})
+            starts = {bank * bank_words for bank in range(config.banks)} | {*ends}
+            if tight:
+                starts |= {end - buffer.words for end in begins} | {bank * bank_words - buffer.words for bank in range(1, config.banks)}
+            options = []
+            for address in sorted(starts):
+                end = address + buffer.words
+                if address < 0 or end > config.scratchpad_words:
+                    continue
+                if any(b.address < end and address < b.address + b.words for b in together):
+                    continue
+                price = self._cost(placed, buffer, address)
+                if price is None:
+                    continue
+                if self.timed:
+                    options.append((price, len(self._banks(buffer, address)), address))
+                elif tight:
+                    gap = min(address - ends[bisect_right(ends, address) - 1], begins[bisect_left(begins, end)] - end)
+                    options.append((gap, price, address))
+                else:
+                    options.append((0, 0, address))
+            if not options:
+                raise DoesNotFit(buffer.name)
+            placed[buffer.name] = replace(buffer, address=min(options)[2])
+        return placed
+
+    def _banks(self, buffer: Buffer, address: int) -> range:
+        bank_words = self.config.bank_words
         return range(address // bank_words, (address + buffer.words - 1) // bank_words + 1)
 
-    def cost(buffer: Buffer, address: int) -> int | None:
+    def _cost(self, placed: Mapping[str, Buffer], buffer: Buffer, address: int) -> int | None:
         """Cost of an address; None where a pair that must be apart would share a bank."""
-        mine, total = banks_of(buffer, address), 0
-        for name in neighbours.get(buffer.name, ()):
+        mine, total = self._banks(buffer, address), 0
+        for name in self.neighbours.get(buffer.name, ()):
             other = placed.get(name)
             if other is None:
                 continue
-            theirs = banks_of(other, other.address)
+            theirs = self._banks(other, other.address)
             if mine.start < theirs.stop and theirs.start < mine.stop:
                 pair = frozenset((buffer.name, name))
-                if pair in apart:
+                if pair in self.apart:
                     return None
-                total += costs[pair]
+                total += self.costs[pair]
         return total
-
-    for buffer in sorted(buffers, key=lambda b: (-b.words, lifetimes[b.name].first)):
-        life = lifetimes[buffer.name]
-        together = [b for name, b in placed.items() if lifetimes[name].overlaps(life, timed and name not in names)]
-        starts = {bank * bank_words for bank in range(config.banks)} | {b.address + b.words for b in together}
-        options = []
-        for address in sorted(starts):
-            end = address + buffer.words
-            if end > config.scratchpad_words or any(b.address < end and address < b.address + b.words for b in together):
-                continue
-            price = cost(buffer, address)
-            if price is not None:
-                options.append((price, len(banks_of(buffer, address)), address))
-        if not options:
-            raise DoesNotFit(buffer.name)
-        # Without time to spare the memory is packed from its beginning.
-        best = min(options) if timed else min(options, key=lambda option: option[2])
-        placed[buffer.name] = replace(buffer, address=best[2])
-    return placed

@@ -248,7 +248,7 @@ class Program:
 
     @property
     def memory_image(self) -> bytes:
-        """External memory from address 0 on: parameters."""
+        """External memory from address 0 on: parameters, row maps, blocks of the program."""
         return self.image.data
 
     @property
@@ -275,11 +275,21 @@ class Program:
         """The 384-bit instructions."""
         return [instruction.word() for instruction in self.instructions]
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the program is longer than the program memory."""
+        return len(self.instructions) > self.config.program_depth
+
+    def resident_words(self) -> list[int]:
+        """The instructions that the host writes into the program memory: all, or the first blocks of a program that is streamed."""
+        return self.words()[: 2 * self.config.program_block if self.streamed else None]
+
     def describe(self) -> str:
         """Memory plan and instruction counts as plain text."""
         config = self.config
+        streamed = f" in blocks of {config.program_block}" if self.streamed else ""
         lines = [
-            f"{self.name} on {config.lanes} lanes: {len(self.instructions)} of {config.program_depth} instructions",
+            f"{self.name} on {config.lanes} lanes: {len(self.instructions)} of {config.program_limit} instructions{streamed}",
             f"external memory: {self.memory_words * config.lanes} bytes",
             f"scratchpad: {config.banks} banks of {config.bank_words * config.lanes} bytes",
             f"{'bank':<6}{'address':>8}{'bytes':>10}  buffer",
@@ -293,7 +303,7 @@ class Program:
         lines.append(f"{'index':<6}{'address':>8}{'bytes':>10}  weight chunk")
         weights = {name for name in self.buffers if name.startswith(WEIGHTS)}
         for index, instruction in enumerate(self.instructions):
-            if instruction.opcode is isa.Opcode.LOAD and instruction.writes[0].buffer in weights:
+            if instruction.opcode is isa.Opcode.LOAD and {access.buffer for access in instruction.writes} & weights:
                 words, address = instruction.fields["words"], instruction.fields["destination"]
                 lines.append(f"{index:<6}{address:>8}{words * config.lanes:>10}  {instruction.layer}")
         return "\n".join(lines)

@@ -23,6 +23,7 @@ class Bursts(wiring.Component):
     Members
     -------
     begin : ``In(1)``
+        With at least one word.
     base : ``In(32)``
         In beats.
     memory : ``In(28)``
@@ -44,12 +45,11 @@ class Bursts(wiring.Component):
         left = Signal(20 + ceil_log2(beats))
         final = left <= MAX_BURST
         m.d.comb += [
-            self.request.valid.eq(left != 0),
             self.request.payload.address.eq(address),
             self.request.payload.beats.eq(Mux(final, left - 1, MAX_BURST - 1)),
         ]
         with m.If(self.begin):
-            m.d.sync += [address.eq(self.base + times(self.memory, beats)), left.eq(times(self.words, beats))]
+            m.d.sync += [address.eq(self.base + times(self.memory, beats)), left.eq(times(self.words, beats)), self.request.valid.eq(1)]
         with m.Elif(self.request.valid & self.request.ready):
-            m.d.sync += [address.eq(address + MAX_BURST), left.eq(Mux(final, 0, left - MAX_BURST))]
+            m.d.sync += [address.eq(address + MAX_BURST), left.eq(left - MAX_BURST), self.request.valid.eq(~final)]
         return m

@@ -18,6 +18,8 @@ NARROW = {"int4": 4, "int2": 2, "binary": 1}
 PACKING = {mode: exact_log2(8 // NARROW.get(mode, 8)) for mode in MODES}
 #: Bits of a product in each mode: of two bytes, of a power of two and a byte, of a dot product of 2, 4 or 8.
 _PRODUCT_BITS = {"int8": 16, "log2": 22, "int4": 9, "int2": 6, "binary": 6}
+#: Fields on which the area or the cycles of a core depend, and no program does.
+_INVISIBLE = ("array_multipliers", "row_lanes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +34,14 @@ class CoreConfig:
         Operand modes of the array (:data:`MODES`). A program needs int8 for a network's first and last layer; an array can do without.
     packed_weights : bool
         Whether weights of 1, 2 and 4 bits are unpacked for operands of 8 bits too. A core with a narrow mode (:data:`NARROW`) always does.
+    array_multipliers : int
+        Multipliers of the device that the array has, at most L**2; other processing elements multiply in LUTs, which takes the operand
+        modes int8 and log2. 0 stands for L**2.
     epilogue_lanes : int
         E: accumulators that leave through the epilogue in a cycle: L/4, L/2 or L; 0 stands for the least that hides behind a GEMM with
         K = 64, the head dimension of ViT and DeiT: L**2/64, and L/4 at least.
+    row_lanes : int
+        Elements that softmax and LayerNorm take in a cycle: L divided by a power of two, and at least :attr:`port_bytes`; 0 stands for L.
     scratchpad_bytes : int
         Upper bound; a bank has the largest power of two of words that keeps all banks within it.
     banks : int
@@ -48,7 +55,9 @@ class CoreConfig:
     map_rows : int
         Row offsets on chip at one time; 0 is a core without row maps.
     program_depth : int
-        Instructions of a program, at most.
+        Instructions on chip; without ``program_stream`` those of a program, at most.
+    program_stream : bool
+        Whether longer programs come in block by block, by LOADs of their own (:class:`.sequencer.Sequencer`).
     queue_depth : int
         Instructions waiting in each of the four queues.
     memory_bytes_per_cycle : int
@@ -64,7 +73,9 @@ class CoreConfig:
     lanes: int = 16
     modes: tuple[str, ...] = MODES[:2]
     packed_weights: bool = False
+    array_multipliers: int = 0
     epilogue_lanes: int = 0
+    row_lanes: int = 0
     scratchpad_bytes: int = 2 << 20
     banks: int = 8
     accumulator_rows: int = 256
@@ -73,6 +84,7 @@ class CoreConfig:
     tables: int = 2
     map_rows: int = 4096
     program_depth: int = 8192
+    program_stream: bool = False
     queue_depth: int = 16
     memory_bytes_per_cycle: int = 16
     memory_latency: int = 30
@@ -85,13 +97,21 @@ class CoreConfig:
             object.__setattr__(self, "epilogue_lanes", max(self.lanes // 4, self.lanes**2 // 64))
         if self.epilogue_lanes not in (self.lanes // 4, self.lanes // 2, self.lanes):
             raise ValueError(f"epilogue_lanes must be a quarter, half or all of {self.lanes} lanes, not {self.epilogue_lanes}")
+        if self.row_lanes == 0:
+            object.__setattr__(self, "row_lanes", self.lanes)
         unknown = [mode for mode in self.modes if mode not in MODES]
         if unknown or not self.modes or len(set(self.modes)) < len(self.modes):
             raise ValueError(f"modes must be some of {', '.join(MODES)}, not {', '.join(self.modes) or 'nothing'}")
         object.__setattr__(self, "modes", tuple(mode for mode in MODES if mode in self.modes))
         object.__setattr__(self, "packed_weights", bool(self.packed_weights or self.narrow))
+        object.__setattr__(self, "program_stream", bool(self.program_stream))
         if self.packed_weights and self.lanes % 8:
             raise ValueError(f"packed operands need lanes that are a multiple of 8, not {self.lanes}")
+        if self.array_multipliers == 0:
+            object.__setattr__(self, "array_multipliers", self.lanes**2)
+        least = self.lanes**2 if self.narrow else 1
+        if not least <= self.array_multipliers <= self.lanes**2:
+            raise ValueError(f"array_multipliers must be {least} to {self.lanes**2} with these modes, not {self.array_multipliers}")
         for name in ("banks", "accumulator_rows", "program_depth", "queue_depth", "tables", "constant_channels", "norm_channels"):
             value = getattr(self, name)
             if value < 2 or value & (value - 1):
@@ -100,12 +120,19 @@ class CoreConfig:
             raise ValueError(f"accumulator_rows must be at most 4096, not {self.accumulator_rows}")
         if self.program_depth > 8192:  # what the addresses of the control port reach
             raise ValueError(f"program_depth must be at most 8192, not {self.program_depth}")
+        if self.program_stream and self.program_depth < 16:
+            raise ValueError(f"program_depth must be at least 16 with program_stream, not {self.program_depth}")
         if self.map_rows and not (16 <= self.map_rows <= 8192 and self.map_rows & (self.map_rows - 1) == 0):
             raise ValueError(f"map_rows must be 0 or a power of two of 16 to 8192, not {self.map_rows}")
         if self.scratchpad_bytes < self.banks * self.lanes * 16:
             raise ValueError(f"scratchpad_bytes must be at least {self.banks * self.lanes * 16}, not {self.scratchpad_bytes}")
         if self.memory_bytes_per_cycle < 1:
             raise ValueError(f"memory_bytes_per_cycle must be at least 1, not {self.memory_bytes_per_cycle}")
+        allowed = [
+            self.lanes >> n for n in range(self.lanes.bit_length()) if self.lanes % (1 << n) == 0 and self.lanes >> n >= self.port_bytes
+        ]
+        if self.row_lanes not in allowed:
+            raise ValueError(f"row_lanes must be one of {', '.join(map(str, allowed))}, not {self.row_lanes}")
         if self.memory_latency < 1:
             raise ValueError(f"memory_latency must be at least 1, not {self.memory_latency}")
         if not 1 <= self.memory_efficiency <= 1000:
@@ -138,9 +165,24 @@ class CoreConfig:
         return self.lanes // self.port_bytes
 
     @property
+    def program_block(self) -> int:
+        """Instructions of a block of a program that is streamed: a quarter of those on chip."""
+        return self.program_depth // 4
+
+    @property
+    def program_limit(self) -> int:
+        """Instructions of a program, at most."""
+        return 1 << 16 if self.program_stream else self.program_depth
+
+    @property
     def groups(self) -> int:
         """Cycles in which one row of L accumulators leaves through the epilogue."""
         return self.lanes // self.epilogue_lanes
+
+    @property
+    def row_parts(self) -> int:
+        """Cycles in which softmax and LayerNorm take a word, a power of two."""
+        return self.lanes // self.row_lanes
 
     @property
     def narrow(self) -> bool:
@@ -165,7 +207,7 @@ class CoreConfig:
     @property
     def fingerprint(self) -> int:
         """32-bit check of every field that a program depends on; the core shows it in a register and refuses other programs."""
-        fields = {name: value for name, value in asdict(self).items() if not name.startswith("memory_")}
+        fields = {name: value for name, value in asdict(self).items() if not name.startswith("memory_") and name not in _INVISIBLE}
         fields["port_bytes"] = self.port_bytes
         return zlib.crc32(repr(sorted(fields.items())).encode())
 
@@ -184,7 +226,7 @@ class CoreConfig:
             except ValueError:
                 raise ValueError(f"{name} takes an integer, not {text!r}") from None
         if "lanes" in changes:
-            changes.setdefault("epilogue_lanes", 0)
+            changes = {"array_multipliers": 0, "epilogue_lanes": 0, "row_lanes": 0} | changes
         return replace(self, **changes)
 
 

@@ -57,8 +57,9 @@ class ControlRegisters(wiring.Component):
     2 clears, at any time: ``clear`` comes ``latency`` cycles after the write, and resets every unit but this one; the program, EXPECTED,
     MEMORY_BASE and INTERRUPT stay. Bit 1 goes before bit 0.
 
-    The first error ends the run: from the next cycle on ``halt`` is high, up to and including the cycle of ``clear``. CYCLES is the number
-    of cycles from ``start`` to ``finished`` or to the error. The program memory is not written while the program runs.
+    The first error ends the run: ``ERROR_LATENCY`` cycles later ``halt`` is high, up to and including the cycle of ``clear``. CYCLES is the
+    number of cycles from ``start`` to ``finished``, or to the cycle after the error. The program memory is not written while the program
+    runs.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ class ControlRegisters(wiring.Component):
         Pulse.
     finished : ``In(1)``
         Pulse of the sequencer.
-    dispatched : ``In(range(program_depth))``
+    dispatched : ``In(range(program_limit))``
         Of the sequencer.
     errors : ``In(isa.Error).array(len(ERROR_SOURCES))``
         NONE, or an error in this cycle.
@@ -89,6 +90,7 @@ class ControlRegisters(wiring.Component):
     """
 
     latency = 1
+    ERROR_LATENCY = 2
 
     def __init__(self, config: CoreConfig):
         self.config = config
@@ -98,7 +100,7 @@ class ControlRegisters(wiring.Component):
                 "program_write": Out(ProgramWrite(config.program_depth)),
                 "start": Out(1),
                 "finished": In(1),
-                "dispatched": In(range(config.program_depth)),
+                "dispatched": In(range(config.program_limit)),
                 "errors": In(Error).array(len(ERROR_SOURCES)),
                 "halt": Out(1),
                 "clear": Out(1),
@@ -109,7 +111,8 @@ class ControlRegisters(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        busy, done, error, error_instruction = Signal(), Signal(), Signal(Error), Signal.like(self.dispatched)
+        busy, done, failed = Signal(), Signal(), Signal()
+        error, error_instruction = Signal(Error), Signal.like(self.dispatched)
         cycles, expected, command = Signal(64), Signal(32), Signal(2)
         enable = Signal(init=1)
         self._write(m, {Register.EXPECTED: expected, Register.MEMORY_BASE: self.memory_base, Register.INTERRUPT: enable}, busy)
@@ -118,7 +121,7 @@ class ControlRegisters(wiring.Component):
         self._read(
             m,
             {
-                Register.STATUS: Cat(busy, done, error != Error.NONE),
+                Register.STATUS: Cat(busy, done, failed),
                 Register.ERROR: error,
                 Register.ERROR_INSTRUCTION: error_instruction,
                 Register.EXPECTED: expected,
@@ -129,28 +132,29 @@ class ControlRegisters(wiring.Component):
             },
         )
 
-        failed, new_error = Signal(), Signal(Error)
-        m.d.comb += failed.eq(error != Error.NONE)
+        shown, new_error = Signal(Error), Signal(Error)
         for source in reversed(self.errors):  # the last assignment wins, so the first source does
             with m.If(source != Error.NONE):
-                m.d.comb += new_error.eq(source)
+                m.d.comb += shown.eq(source)
+        m.d.sync += new_error.eq(Mux(self.clear, Error.NONE, shown))
 
-        m.d.sync += [self.start.eq(0), self.clear.eq(command[1])]
+        m.d.sync += [self.start.eq(0), self.clear.eq(command[1]), self.halt.eq(failed)]
         with m.If(busy & ~self.finished & (new_error == Error.NONE)):
             m.d.sync += cycles.eq(cycles + 1)
         with m.If(command[1]):
-            m.d.sync += [busy.eq(0), done.eq(0), error.eq(Error.NONE)]
+            m.d.sync += [busy.eq(0), done.eq(0), error.eq(Error.NONE), failed.eq(0), self.halt.eq(1)]
         with m.Elif((new_error != Error.NONE) & ~failed & ~self.clear):
             m.d.sync += [busy.eq(0), done.eq(0), error.eq(new_error), error_instruction.eq(self.dispatched)]
+            m.d.sync += [failed.eq(1), self.halt.eq(1)]
         with m.Elif(command[0] & ~busy & ~failed):
             m.d.sync += [done.eq(0), cycles.eq(0), error_instruction.eq(0)]
             with m.If(expected == self.config.fingerprint):
                 m.d.sync += [busy.eq(1), self.start.eq(1)]
             with m.Else():
-                m.d.sync += error.eq(Error.CONFIGURATION)
+                m.d.sync += [error.eq(Error.CONFIGURATION), failed.eq(1), self.halt.eq(1)]
         with m.Elif(busy & self.finished):
             m.d.sync += [busy.eq(0), done.eq(1)]
-        m.d.comb += [self.halt.eq(failed | self.clear), self.interrupt.eq((done | failed) & enable)]
+        m.d.comb += self.interrupt.eq((done | failed) & enable)
         return m
 
     def _write(self, m, registers, busy):

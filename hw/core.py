@@ -86,6 +86,8 @@ class Core(wiring.Component):
 
         connect(m, host=flipped(self.control), registers=registers.control)
         connect(m, registers=registers.program_write, sequencer=sequencer.program_write)
+        if config.program_stream:
+            connect(m, load=load.program, sequencer=sequencer.refill)
         m.d.comb += [
             self.interrupt.eq(registers.interrupt),
             sequencer.start.eq(registers.start),

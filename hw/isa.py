@@ -98,6 +98,9 @@ class Target(enum.Enum, shape=3):
     ROW_MAP = 5
     #: Codes of a softmax by the logarithm of the weight, 4 bits each.
     CODE_TABLE = 6
+    #: Instructions without gaps, a block (:attr:`.config.CoreConfig.program_block`) from word 0 on and one behind it: the upper half of
+    #: the program memory, where programs are streamed.
+    PROGRAM = 7
 
 
 class Mode(enum.Enum, shape=3):
@@ -154,7 +157,7 @@ class Error(enum.Enum, shape=8):
     MEMORY_WRITE = 7
     #: More tokens than a counter holds.
     TOKEN = 8
-    #: No END before the end of the program memory.
+    #: No END before the end of the program memory, or a block of a streamed program that nothing loads.
     PROGRAM = 9
 
 
@@ -203,7 +206,7 @@ PROGRAM_WINDOW = 0x10000
 CONTROL_ADDRESS_BITS = 18
 
 #: Bit q of ``wait``: take a token that queue q gave; the own queue's bit waits until all earlier instructions of the queue have ended.
-#: Bit q of ``give``: at the end, give a token to queue q.
+#: Bit q of ``give``: at the end, give a token to queue q; the own bit of queue LOAD, where programs are streamed, one to the dispatcher.
 HEADER = data.StructLayout({"opcode": Opcode, "queue": Queue, "wait": QUEUES, "give": QUEUES})
 
 _LOAD = data.StructLayout({"target": Target, "words": 20, "memory": 28, "destination": ADDRESS})

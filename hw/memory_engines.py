@@ -17,16 +17,22 @@ from .isa import Error, Opcode, Target
 from .memory_port import ADDRESS_BITS, MAX_BURST, MemoryPort
 from .row_map import MapWrite
 from .scratchpad import READ_LATENCY, ReadPort, WritePort
+from .sequencer import ProgramWrite
 
-__all__ = ["LoadEngine", "StoreEngine", "table_words", "target_words"]
+__all__ = ["LoadEngine", "StoreEngine", "block_words", "table_words", "target_words"]
 
 #: Targets whose words are written an entry at a time.
-_ENTRIES = (Target.FUNCTION_TABLE, Target.EXP_TABLE, Target.ROW_MAP, Target.CODE_TABLE)
+_ENTRIES = (Target.FUNCTION_TABLE, Target.EXP_TABLE, Target.ROW_MAP, Target.CODE_TABLE, Target.PROGRAM)
 
 
 def table_words(lanes: int) -> int:
     """Words of L bytes of a table of 256 entries; a last, partly filled word included."""
     return -(-isa.TABLE_ENTRIES * isa.ENTRY_BYTES // lanes)
+
+
+def block_words(config: CoreConfig) -> int:
+    """Words of L bytes of a block of a streamed program."""
+    return config.program_block * isa.INSTRUCTION_BITS // (8 * config.lanes)
 
 
 def target_words(config: CoreConfig, target: Target) -> int:
@@ -40,6 +46,8 @@ def target_words(config: CoreConfig, target: Target) -> int:
             return config.norm_channels // config.lanes * isa.NORM_BYTES
         case Target.ROW_MAP:
             return -(-config.map_rows * isa.ENTRY_BYTES // config.lanes)
+        case Target.PROGRAM:
+            return 2 * block_words(config) * config.program_stream
         case Target.CODE_TABLE if not config.narrow:
             return 0
         case _:
@@ -47,12 +55,12 @@ def target_words(config: CoreConfig, target: Target) -> int:
 
 
 class LoadEngine(wiring.Component):
-    """Executes LOAD: external memory to scratchpad, constants, tables or row map. One instruction at a time.
+    """Executes LOAD: external memory to scratchpad, constants, tables, row map or program memory. One instruction at a time.
 
     An instruction is checked before anything is requested: no words or no such target in this core is ``Error.FIELD``; words outside the
-    target, or a table load that does not begin with a table, is ``Error.ADDRESS``. A beat that is answered with an error is
-    ``Error.MEMORY_READ``: its word and those after it are not written, and the engine takes the beats that it requested. There is no
-    ``done`` after an error.
+    target, or a load of tables or blocks of a program that does not begin with one, is ``Error.ADDRESS``. A beat that is answered with an
+    error is ``Error.MEMORY_READ``: its word and those after it are not written, and the engine takes the beats that it requested. There is
+    no ``done`` after an error.
 
     Throughput: a beat a cycle, and an entry a cycle: the first beat of a word comes with the last table entry of the word before.
     From ``start`` to ``done`` there are :meth:`cycles` cycles when the memory never waits; the next instruction may start with ``done``.
@@ -75,7 +83,7 @@ class LoadEngine(wiring.Component):
     done : ``Out(1)``
         Pulse, in the cycle after the last write.
     error : ``Out(isa.Error)``
-        Pulse: one cycle after ``start``, or with the beat.
+        Pulse: three cycles after ``start``, or with the beat.
     read_request, read_data : streams
         As in :class:`.memory_port.MemoryPort`.
     write : ``Out(WritePort(20, L))``
@@ -88,6 +96,8 @@ class LoadEngine(wiring.Component):
         Only with ``config.narrow``.
     row_map : ``Out(MapWrite(config))``
         Only with ``config.map_rows``.
+    program : ``Out(ProgramWrite(program_depth))``
+        Only with ``config.program_stream``.
     """
 
     def __init__(self, config: CoreConfig):
@@ -113,13 +123,15 @@ class LoadEngine(wiring.Component):
             members["code_table"] = Out(TableWrite(config, isa.CODE_ENTRY))
         if config.map_rows:
             members["row_map"] = Out(MapWrite(config))
+        if config.program_stream:
+            members["program"] = Out(ProgramWrite(config.program_depth))
         super().__init__(members)
 
     @staticmethod
     def cycles(config: CoreConfig, words: int, target: Target = Target.SCRATCHPAD) -> int:
         """Cycles from ``start`` to ``done`` when the memory never waits: data begins ``memory_latency`` cycles after its request."""
         entries = config.lanes // isa.ENTRY_BYTES if target in _ENTRIES else 1
-        return config.memory_latency + 3 + words * (config.beats + entries - 1)
+        return config.memory_latency + 5 + words * (config.beats + entries - 1)
 
     def elaborate(self, platform):
         m = Module()
@@ -131,7 +143,10 @@ class LoadEngine(wiring.Component):
         running, full, failed = Signal(), Signal(), Signal()  # full: `word` is complete and is being written
         word = Signal(8 * config.lanes, reset_less=True)
         beat, part = Signal(range(config.beats)), Signal(range(config.lanes // isa.ENTRY_BYTES))
-        entries = Cat(body.target == target for target in (*self._tables(), Target.ROW_MAP)).any()
+        entries = Signal(reset_less=True)  # the target takes words entry by entry
+        m.d.sync += entries.eq(
+            Cat(body.target == target for target in _ENTRIES if target in self._tables() or target_words(config, target)).any()
+        )
         last_part = ~entries | (part == config.lanes // isa.ENTRY_BYTES - 1)
         taken, written = Signal(), Signal()
         m.d.comb += [
@@ -149,7 +164,13 @@ class LoadEngine(wiring.Component):
                 m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
                 m.d.sync += [body.eq(isa.body(Opcode.LOAD, self.instruction.payload)), failed.eq(self.cancel)]
                 with m.If(self.start):
-                    m.next = "CHECK"
+                    m.next = "ADD"
+            with m.State("ADD"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "CHECK"
             with m.State("CHECK"):
                 with m.If(~failed & ~self.cancel):
                     m.d.comb += [self.error.eq(refused), bursts.begin.eq(refused == Error.NONE)]
@@ -181,22 +202,23 @@ class LoadEngine(wiring.Component):
         return m
 
     def _check(self, m: Module, body: data.View, refused: "enum.EnumView[Error]") -> None:
-        """Why the instruction is refused, ``Error.NONE`` if it is not."""
-        end = body.destination + body.words
+        """Why the instruction is refused, ``Error.NONE`` if it is not, two cycles after ``body`` is there."""
+        end = Signal(len(body.destination) + 1, reset_less=True)
+        m.d.sync += end.eq(body.destination + body.words)
         with m.Switch(body.target):
             for target in Target:
                 if not target_words(self.config, target):
                     continue  # as if there were no such target
                 with m.Case(target):
                     outside = end > target_words(self.config, target)
-                    if target in self._tables():
-                        starts = [table * table_words(self.config.lanes) for table in range(self.config.tables)]
+                    starts = self._starts(target)
+                    if starts:
                         outside |= ~Cat(body.destination == start for start in starts).any()
-                    m.d.comb += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
+                    m.d.sync += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
             with m.Default():
-                m.d.comb += refused.eq(Error.FIELD)
+                m.d.sync += refused.eq(Error.FIELD)
         with m.If(body.words == 0):
-            m.d.comb += refused.eq(Error.FIELD)
+            m.d.sync += refused.eq(Error.FIELD)
 
     def _write(self, m: Module, body: data.View, word: Value, valid: Value, last_part: Value, begin: Value) -> None:
         """Write ``word``, or its lowest entry, to where ``body`` says."""
@@ -224,6 +246,14 @@ class LoadEngine(wiring.Component):
             ]
         if self.config.map_rows:
             self._write_map(m, body, word, valid & (body.target == Target.ROW_MAP), begin)
+        if self.config.program_stream:
+            self._write_program(m, body, word, valid & (body.target == Target.PROGRAM), begin)
+
+    def _starts(self, target: Target) -> list[int]:
+        """Words with which a LOAD to that target may begin; empty if any may be."""
+        if target is Target.PROGRAM:
+            return [0, block_words(self.config)]
+        return [table * table_words(self.config.lanes) for table in range(self.config.tables)] if target in self._tables() else []
 
     def _tables(self) -> dict[Target, Any]:
         """The port of each table that this core has."""
@@ -239,6 +269,17 @@ class LoadEngine(wiring.Component):
             m.d.sync += entry.eq(entry + 1)
         port = self.row_map
         m.d.comb += [port.enable.eq(valid & (entry < self.config.map_rows)), port.address.eq(entry), port.data.eq(word)]
+
+    def _write_program(self, m: Module, body: data.View, word: Value, valid: Value, begin: Value) -> None:
+        """Write the lowest entry of ``word`` into the upper half of the program memory."""
+        port, block = self.program, self.config.program_block
+        index, part = Signal.like(port.index, reset_less=True), Signal.like(port.word, reset_less=True)
+        with m.If(begin):
+            m.d.sync += [index.eq(Mux(body.destination == 0, 2 * block, 3 * block)), part.eq(0)]
+        with m.Elif(valid):
+            last = part == isa.INSTRUCTION_WORDS - 1
+            m.d.sync += [index.eq(index + last), part.eq(Mux(last, 0, part + 1))]
+        m.d.comb += [port.enable.eq(valid), port.index.eq(index), port.word.eq(part), port.data.eq(word)]
 
 
 class StoreEngine(wiring.Component):
@@ -268,7 +309,7 @@ class StoreEngine(wiring.Component):
     done : ``Out(1)``
         Pulse, in the cycle after the last response.
     error : ``Out(isa.Error)``
-        Pulse: one cycle after ``start``, or with the response.
+        Pulse: three cycles after ``start``, or with the response.
     read : ``Out(ReadPort(20, L))``
         From the scratchpad.
     write_request, write_data, write_response : streams
@@ -297,7 +338,7 @@ class StoreEngine(wiring.Component):
     @staticmethod
     def cycles(config: CoreConfig, words: int) -> int:
         """Cycles from ``start`` to ``done`` when the memory never waits: a response comes ``memory_latency`` cycles after its burst."""
-        return config.memory_latency + READ_LATENCY + 3 + words * config.beats
+        return config.memory_latency + READ_LATENCY + 5 + words * config.beats
 
     def elaborate(self, platform):
         m = Module()
@@ -307,11 +348,11 @@ class StoreEngine(wiring.Component):
         body = Signal(isa.BODIES[Opcode.STORE], reset_less=True)
         reading, failed = Signal(), Signal()
         waiting = Signal(20 + ceil_log2(config.beats))  # bursts without a response
-        refused = Signal(Error)
-        with m.If(body.source + body.words > config.scratchpad_words):
-            m.d.comb += refused.eq(Error.ADDRESS)
+        refused, end = Signal(Error), Signal(len(body.source) + 1, reset_less=True)
+        m.d.sync += end.eq(body.source + body.words)
+        m.d.sync += refused.eq(Mux(end > config.scratchpad_words, Error.ADDRESS, Error.NONE))
         with m.If(body.words == 0):
-            m.d.comb += refused.eq(Error.FIELD)
+            m.d.sync += refused.eq(Error.FIELD)
         answered = Signal()
         m.d.comb += [
             bursts.base.eq(self.base),
@@ -327,7 +368,13 @@ class StoreEngine(wiring.Component):
                 m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
                 m.d.sync += [body.eq(isa.body(Opcode.STORE, self.instruction.payload)), failed.eq(self.cancel)]
                 with m.If(self.start):
-                    m.next = "CHECK"
+                    m.next = "ADD"
+            with m.State("ADD"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.d.sync += failed.eq(failed | self.cancel)
+                m.next = "CHECK"
             with m.State("CHECK"):
                 with m.If(~failed & ~self.cancel):
                     m.d.comb += [self.error.eq(refused), bursts.begin.eq(refused == Error.NONE)]

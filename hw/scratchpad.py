@@ -1,11 +1,15 @@
 """The scratchpad: single-write, single-read banks behind a crossbar of fixed latency."""
 
+from types import SimpleNamespace
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from . import isa
+from .arith import delay
 from .config import CoreConfig
 from .ram import Ram
 
@@ -15,7 +19,7 @@ __all__ = ["PARTS", "READERS", "READ_LATENCY", "WRITERS", "ReadPort", "Scratchpa
 READERS = ("moving", "stationary", "residual", "rows", "store")
 WRITERS = ("load", "epilogue", "rows")
 #: A read enabled in cycle t has its data in cycle t + READ_LATENCY, and only there.
-READ_LATENCY = 3
+READ_LATENCY = 5
 #: Parts of a word that can be written alone in a core with a narrow mode.
 PARTS = 8
 
@@ -73,11 +77,12 @@ class WritePort(wiring.Signature):
 class Scratchpad(wiring.Component):
     """Banks of L-byte words, the high bits of a word address being the bank.
 
-    A request is routed to its bank and registered, the bank is read, and the bank's word is selected and registered. Each bank does one
-    read and one write a cycle. A write enabled in cycle t is seen by reads enabled in cycle t + 1 and later; a read of the same address
-    in the same cycle t has an undefined result: programs order such accesses by tokens. So banks need no collision logic.
+    A request is registered, routed to its bank and registered there; the bank is read into a register, and the bank's word is selected
+    and registered: no cycle has more than one of logic, block RAM and the way across the chip. Each bank does one read and one write a
+    cycle. A write enabled in cycle t is seen by reads enabled in cycle t + 1 and later; a read of the same address in the same cycle t
+    has an undefined result: programs order such accesses by tokens. So banks need no collision logic.
 
-    Latency: ``latency`` cycles from ``enable`` to ``data``.
+    Latency: ``latency`` cycles from ``enable`` to ``data``, ``WRITE_LATENCY`` from ``enable`` to the bank's write.
     Throughput: a word per client and cycle while clients of a kind use different banks.
 
     Parameters
@@ -94,12 +99,15 @@ class Scratchpad(wiring.Component):
     halt : ``In(1)``
         No bank is written in a cycle when it is high.
     conflict : ``Out(1)``
-        Pulse, in the cycle after two readers or two writers used one bank: only the first reader reads, none of the writers writes.
+        Pulse, ``ERROR_LATENCY`` cycles after two readers or two writers used one bank: only the first reader reads, none of the writers
+        writes.
     out_of_range : ``Out(1)``
-        Pulse, in the cycle after an access outside the scratchpad, which is ignored.
+        Pulse, ``ERROR_LATENCY`` cycles after an access outside the scratchpad, which is ignored.
     """
 
     latency = READ_LATENCY
+    ERROR_LATENCY = 2
+    WRITE_LATENCY = 2
 
     def __init__(self, config: CoreConfig):
         self.config = config
@@ -117,51 +125,68 @@ class Scratchpad(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        words, conflicts = zip(*(self._bank(m, index) for index in range(config.banks)), strict=True)
+        reads, writes = (
+            [_registered(m, f"{kind}_{client}", port) for client, port in enumerate(ports)]
+            for kind, ports in (("read", self.reads), ("write", self.writes))
+        )
+        parts = delay(m, self.parts, 1, name="parts") if config.narrow else Const(-1)
+        words, conflicts = zip(*(self._bank(m, index, reads, writes, parts) for index in range(config.banks)), strict=True)
 
-        for client, port in enumerate(self.reads):
-            bank, bank_q = (Signal(range(config.banks), name=f"{name}_{client}", reset_less=True) for name in ("bank", "bank_q"))
+        for client, (port, request) in enumerate(zip(self.reads, reads, strict=True)):
+            bank = delay(m, request.address[ceil_log2(config.bank_words) : config.address_bits], READ_LATENCY - 2, name=f"bank_{client}")
             selected = Signal.like(port.data, name=f"selected_{client}", reset_less=True)
-            m.d.sync += [bank.eq(port.address[ceil_log2(config.bank_words) :]), bank_q.eq(bank)]
-            with m.Switch(bank_q):
+            with m.Switch(bank):
                 for index, word in enumerate(words):
                     with m.Case(index):
                         m.d.sync += selected.eq(word)
             m.d.comb += port.data.eq(selected)
 
-        outside = Cat(port.enable & port.address[config.address_bits :].any() for port in (*self.reads, *self.writes))
+        outside = Cat(request.enable & request.address[config.address_bits :].any() for request in (*reads, *writes))
         m.d.sync += [self.conflict.eq(Cat(conflicts).any()), self.out_of_range.eq(outside.any())]
         return m
 
-    def _bank(self, m, index):
+    def _bank(self, m: Module, index: int, reads: list[Any], writes: list[Any], parts: Value) -> tuple[Any, Value]:
         """One bank with its request registers; returns the word that it reads, and whether clients meet in it."""
         shape, narrow = data.ArrayLayout(signed(8), self.config.lanes), self.config.narrow
         granularity = shape.size // PARTS if narrow else shape.size
         m.submodules[f"bank_{index}"] = memory = Ram(shape=shape, depth=self.config.bank_words, granularity=granularity)
         read, write = memory.read, memory.write
-        reads, writes = (
-            Cat(port.enable & (port.address[len(read.addr) :] == index) for port in clients) for clients in (self.reads, self.writes)
-        )
-        read_address, write_address, write_data = (
+        here = [Cat(request.enable & (request.address[len(read.addr) :] == index) for request in requests) for requests in (reads, writes)]
+        read_address, write_address, write_data, word = (
             Signal.like(member, name=f"{name}_{index}", reset_less=True)
-            for name, member in (("read_address", read.addr), ("write_address", write.addr), ("write_data", write.data))
+            for name, member in (
+                ("read_address", read.addr),
+                ("write_address", write.addr),
+                ("write_data", write.data),
+                ("word", read.data),
+            )
         )
         read_valid, write_valid = Signal(name=f"read_valid_{index}"), Signal(name=f"write_valid_{index}")
-        m.d.sync += [read_valid.eq(reads.any()), write_valid.eq(writes.any() & ~_several(writes))]
-        for client, port in reversed(list(enumerate(self.reads))):  # the last assignment wins, so the first client does
-            with m.If(reads[client]):
-                m.d.sync += read_address.eq(port.address)
-        for client, port in enumerate(self.writes):
-            with m.If(writes[client]):
-                m.d.sync += [write_address.eq(port.address), write_data.eq(port.data)]
+        m.d.sync += [read_valid.eq(here[0].any()), write_valid.eq(here[1].any() & ~_several(here[1])), word.eq(read.data)]
+        # Without a request, address and data do not matter: the default saves their registers an enable.
+        m.d.sync += [read_address.eq(reads[-1].address), write_address.eq(writes[-1].address), write_data.eq(writes[-1].data)]
+        for client, request in reversed(list(enumerate(reads[:-1]))):  # the last assignment wins, so the first client does
+            with m.If(here[0][client]):
+                m.d.sync += read_address.eq(request.address)
+        for client, request in enumerate(writes[:-1]):
+            with m.If(here[1][client]):
+                m.d.sync += [write_address.eq(request.address), write_data.eq(request.data)]
         allowed = write_valid & ~self.halt
         if narrow:
-            parts = Signal(PARTS, name=f"parts_{index}", reset_less=True)
-            m.d.sync += parts.eq(Mux(writes[WRITERS.index("epilogue")], self.parts, -1))
-            allowed = Mux(allowed, parts, 0)
+            written = Signal(PARTS, name=f"parts_{index}", reset_less=True)
+            m.d.sync += written.eq(Mux(here[1][WRITERS.index("epilogue")], parts, -1))
+            allowed = Mux(allowed, written, 0)
         m.d.comb += [read.en.eq(read_valid), read.addr.eq(read_address)]
         m.d.comb += [write.en.eq(allowed), write.addr.eq(write_address), write.data.eq(write_data)]
-        return read.data, _several(reads) | _several(writes)
+        return word, _several(here[0]) | _several(here[1])
+
+
+def _registered(m: Module, name: str, port: Any) -> SimpleNamespace:
+    """``enable``, ``address`` and a writer's ``data`` of a port, a cycle later."""
+    members = [member for member in port.signature.members if isinstance(port.signature, WritePort) or member != "data"]
+    return SimpleNamespace(
+        **{member: delay(m, getattr(port, member), 1, name=f"{name}_{member}", reset_less=member != "enable") for member in members}
+    )
 
 
 def _several(wants: Value) -> Value:

@@ -3,9 +3,10 @@
 import itertools
 
 from amaranth import *
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from . import isa
 from .config import CoreConfig
@@ -80,21 +81,29 @@ class _Queue(wiring.Component):
         write, read = entries.write_port(), entries.read_port(domain="comb")
         m.submodules.gives = gives = Memory(shape=isa.QUEUES, depth=Sequencer.IN_FLIGHT, init=[])
         give_write, give_read = gives.write_port(), gives.read_port(domain="comb")
-        level = Signal(range(self.depth + 1))
+        level, stored = Signal(range(self.depth + 1)), Signal(range(self.depth + 1))
         flying = Signal(range(Sequencer.IN_FLIGHT + 1))
+        alone, many = Signal(init=1), Signal()  # none is in flight; IN_FLIGHT are
 
-        head = isa.HEADER(read.data[: isa.HEADER.size])
-        is_sync, able, pop, start = Signal(), Signal(), Signal(), Signal()
+        # The first one is in a register, outside the memory.
+        first, waiting = Signal(self.width, reset_less=True), Signal()
+        head = isa.HEADER(first[: isa.HEADER.size])
+        is_sync, able, pop, start, load, offered = Signal(), Signal(), Signal(), Signal(), Signal(), Signal()
         others = head.wait & ~(1 << self.queue.value)
-        alone = head.wait[self.queue.value] | is_sync
+        last = head.wait[self.queue.value] | is_sync
         m.d.comb += [
             is_sync.eq(head.opcode == isa.Opcode.SYNC),
-            able.eq((level != 0) & ~self.halt & (others & ~self.tokens == 0) & Mux(alone, flying == 0, flying != Sequencer.IN_FLIGHT)),
+            able.eq(offered & ~self.halt),
             self.port.instruction.valid.eq(able & ~is_sync),
-            self.port.instruction.payload.eq(read.data),
+            self.port.instruction.payload.eq(first),
             start.eq(self.port.instruction.valid & self.port.instruction.ready),
             pop.eq(start | (able & is_sync)),
+            load.eq((stored != 0) & (pop | ~waiting)),
         ]
+        # Nobody else takes its tokens: what can be offered stays so.
+        m.d.sync += offered.eq(waiting & ~pop & (others & ~self.tokens == 0) & Mux(last, alone, ~many))
+        with m.If(pop | ~waiting):
+            m.d.sync += [first.eq(read.data), waiting.eq(stored != 0)]
         with m.If(pop):
             m.d.comb += self.take.eq(others)
         with m.If(self.port.done):
@@ -103,82 +112,149 @@ class _Queue(wiring.Component):
             m.d.comb += self.give.eq(head.give)
 
         m.d.comb += [write.en.eq(self.push), write.data.eq(self.instruction), give_write.en.eq(start), give_write.data.eq(head.give)]
-        for step, port in ((self.push, write), (pop, read), (start, give_write), (self.port.done, give_read)):
-            m.d.sync += port.addr.eq(port.addr + step)
-        m.d.sync += [level.eq(level + self.push - pop), flying.eq(flying + start - self.port.done)]
+        for step, port in ((self.push, write), (load, read), (start, give_write), (self.port.done, give_read)):
+            with m.If(step):
+                m.d.sync += port.addr.eq(port.addr + 1)
+        m.d.sync += [level.eq(level + self.push - pop), stored.eq(stored + self.push - load)]
+        m.d.sync += flying.eq(flying + start - self.port.done)
+        for now, number in ((alone, 0), (many, Sequencer.IN_FLIGHT)):  # flying == number, in a register
+            m.d.sync += now.eq(Mux(start, Mux(self.port.done, now, flying == number - 1), Mux(self.port.done, flying == number + 1, now)))
         m.d.comb += [self.full.eq(level == self.depth), self.idle.eq((level == 0) & (flying == 0))]
         return m
 
 
 class _Dispatcher(wiring.Component):
-    """Program memory, and the state machine that moves its instructions into the queues."""
+    """Program memory, and the state machine that moves its instructions into the queues.
+
+    An instruction is read when the one before is dispatched, decoded in the cycle after, and dispatched in the next one at the earliest.
+    """
 
     def __init__(self, config: CoreConfig):
-        self.depth = config.program_depth
+        self.config = config
         super().__init__(
             {
                 "start": In(1),
                 "halt": In(1),
-                "program_write": In(ProgramWrite(self.depth)),
+                "program_write": In(ProgramWrite(config.program_depth)),
                 "push": Out(isa.QUEUES),
                 "instruction": Out(isa.INSTRUCTION_BITS),
                 "full": In(isa.QUEUES),
                 "idle": In(1),
+                "loaded": In(1),
                 "running": Out(1),
                 "finished": Out(1),
                 "error": Out(isa.Error),
-                "dispatched": Out(range(self.depth)),
+                "dispatched": Out(range(config.program_limit)),
+                **({"refill": In(ProgramWrite(config.program_depth))} if config.program_stream else {}),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
-        # Program writes and reads never meet: no write while the program runs.
-        m.submodules.program = program = Ram(shape=isa.INSTRUCTION_BITS, depth=self.depth, granularity=32)
-        write, read = program.write, program.read
-        m.d.comb += [
-            write.addr.eq(self.program_write.index),
-            write.data.eq(self.program_write.data.replicate(isa.INSTRUCTION_WORDS)),
-            write.en.eq(self.program_write.enable << self.program_write.word),
-            self.instruction.eq(read.data),
-        ]
-        index = Signal(range(self.depth + 1))
-        header = isa.HEADER(read.data[: isa.HEADER.size])
-        known = Signal()
-        with m.Switch(header.opcode):
-            for opcode, queue in isa.OPCODE_QUEUE.items():
-                with m.Case(opcode):
-                    m.d.comb += known.eq(header.queue == queue)
-            with m.Case(isa.Opcode.SYNC):
-                m.d.comb += known.eq(1)
+        config = self.config
+        m.submodules.program = program = Ram(shape=isa.INSTRUCTION_BITS, depth=config.program_depth, granularity=32)
+        read = program.read
+        self._write(m, program.write, self.program_write)
+        if config.program_stream:
+            with m.If(self.refill.enable):
+                self._write(m, program.write, self.refill)
+        index = Signal(range(config.program_limit + 1))  # of the instruction that is read next
+        current = Signal.like(self.dispatched, reset_less=True)
+        fetch, wait, past = Signal(), Signal(), Signal()
+        end, known, queue, loads = Signal(), Signal(), Signal(isa.QUEUES), Signal()
+        self._decode(m, isa.HEADER(read.data[: isa.HEADER.size]), end, known, queue, loads)
+        m.d.comb += [self.instruction.eq(read.data), read.en.eq(fetch), read.addr.eq(self._address(index))]
 
-        m.d.comb += [read.en.eq(1), read.addr.eq(index)]
         with m.FSM() as fsm:
             m.d.comb += self.running.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"):
+                m.d.comb += fetch.eq(self.start)
                 m.d.sync += index.eq(0)
                 with m.If(self.start):
-                    m.next = "READ"
-            with m.State("READ"):
+                    m.next = "DECODE"
+            with m.State("DECODE"):
                 m.next = "DISPATCH"
-                with m.If(index == self.depth):
-                    m.d.comb += self.error.eq(isa.Error.PROGRAM)
-                    m.next = "IDLE"
             with m.State("DISPATCH"), m.If(~self.halt):
-                m.d.sync += self.dispatched.eq(index)
-                with m.If(header.opcode == isa.Opcode.END):
+                m.d.sync += self.dispatched.eq(current)
+                with m.If(end):
                     m.next = "END"
                 with m.Elif(~known):
                     m.d.comb += self.error.eq(isa.Error.OPCODE)
                     m.next = "IDLE"
-                with m.Elif(~self.full.bit_select(header.queue.as_value(), 1)):
-                    m.d.comb += self.push.eq(1 << header.queue.as_value())
-                    m.d.sync += index.eq(index + 1)
-                    m.next = "READ"
-            with m.State("END"), m.If(self.idle & ~self.halt):
-                m.d.comb += self.finished.eq(1)
+                with m.Elif(~(queue & self.full).any()):
+                    m.d.comb += [self.push.eq(queue), fetch.eq(~wait)]
+                    m.next = "DECODE"
+                    with m.If(past):
+                        m.next = "PAST"
+                    with m.Elif(wait):
+                        m.next = "WAIT"
+            with m.State("WAIT"):
+                m.d.comb += fetch.eq(~wait)
+                with m.If(~wait):
+                    m.next = "DECODE"
+            with m.State("PAST"):
+                m.d.comb += self.error.eq(isa.Error.PROGRAM)
                 m.next = "IDLE"
+            with m.State("END"):
+                m.d.sync += index.eq(0)
+                with m.If(self.idle & ~self.halt):
+                    m.d.comb += self.finished.eq(1)
+                    m.next = "IDLE"
+        with m.If(fetch):
+            m.d.sync += [current.eq(index), index.eq(index + 1)]
+        if config.program_stream:
+            self._blocks(m, index, loads, wait, past)
+        else:
+            m.d.comb += past.eq(index == config.program_depth)
         return m
+
+    def _write(self, m: Module, memory, port) -> None:
+        """Write what comes at a port: words of the host while no program runs, those of LOADs while one does."""
+        m.d.comb += [
+            memory.addr.eq(port.index),
+            memory.data.eq(port.data.replicate(isa.INSTRUCTION_WORDS)),
+            memory.en.eq(port.enable << port.word),
+        ]
+
+    def _decode(self, m: Module, header: data.View, end: Signal, known: Signal, queue: Signal, loads: Signal) -> None:
+        """What dispatching takes of the instruction that was read, in registers."""
+        right = Signal()
+        with m.Switch(header.opcode):
+            for opcode, owner in isa.OPCODE_QUEUE.items():
+                with m.Case(opcode):
+                    m.d.comb += right.eq(header.queue == owner)
+            with m.Case(isa.Opcode.SYNC):
+                m.d.comb += right.eq(1)
+        m.d.sync += [
+            end.eq(header.opcode == isa.Opcode.END),
+            known.eq(right),
+            queue.eq(1 << header.queue.as_value()),
+            loads.eq((header.queue == isa.Queue.LOAD) & header.give[isa.Queue.LOAD.value]),
+        ]
+
+    def _address(self, index: Value) -> Value:
+        """Where an instruction lies: those from the middle of the program memory on take turns in its upper half."""
+        if not self.config.program_stream:
+            return index
+        half = exact_log2(self.config.program_depth // 2)
+        return Cat(index[:half], index[half:].any())
+
+    def _blocks(self, m: Module, index: Value, loads: Signal, wait: Signal, past: Signal) -> None:
+        """Before the first instruction of a block ``wait`` for the LOADs that bring blocks; past the program memory there must be one."""
+        depth, pushed = self.config.program_depth, Signal()
+        first, there = Signal(), Signal()  # `there`: a LOAD of the block before brings this one
+        pending = Signal(Sequencer.TOKEN_BITS)
+        m.d.comb += [
+            pushed.eq(self.push[isa.Queue.LOAD.value] & loads),
+            first.eq(index[: exact_log2(self.config.program_block)] == 0),
+            wait.eq(first & (pushed | (pending != 0))),
+            past.eq(first & (index[exact_log2(depth) :] != 0) & ~(pushed | there) | (index == self.config.program_limit)),
+        ]
+        m.d.sync += pending.eq(pending + pushed - self.loaded)
+        with m.If(pushed):
+            m.d.sync += there.eq(1)
+        with m.If(first & (self.push != 0) | ~self.running):
+            m.d.sync += there.eq(0)
 
 
 class Sequencer(wiring.Component):
@@ -189,10 +265,16 @@ class Sequencer(wiring.Component):
     - The dispatcher takes instruction i in cycle ``d(i) = d(i - 1) + DISPATCH_CYCLES``, or in the first later cycle in which its queue has
       room; ``d(-1)`` is the cycle of ``start``. A full queue has room from the cycle after one of its instructions started.
     - An instruction is offered to its engine (``valid``) in the first cycle that is at least ``QUEUE_LATENCY`` after its dispatch,
-      ``TOKEN_LATENCY`` after the ``done`` that gave the last token of its ``wait``, one after the start of the instruction before it in its
-      queue, and one after the ``done`` of the ``IN_FLIGHT``-th instruction before it. With its own queue's bit in ``wait``, it comes one
-      after the ``done`` of every instruction before it in its queue. It starts when the engine is ready, and then takes its tokens.
-    - ``done`` gives the tokens of the oldest instruction in flight; the own queue's bit in ``give`` has no meaning.
+      ``TOKEN_LATENCY`` after the ``done`` that gave the last token of its ``wait``, ``START_CYCLES`` after the start of the instruction
+      before it in its queue, and ``TOKEN_LATENCY`` after the ``done`` of the ``IN_FLIGHT``-th instruction before it. With its own queue's
+      bit in ``wait``, it comes as long after the ``done`` of every instruction before it in its queue. It starts when the engine is ready,
+      and then takes its tokens.
+    - ``done`` gives the tokens of the oldest instruction in flight; the own queue's bit in ``give`` has no meaning but this one:
+    - With ``config.program_stream`` a program consists of blocks of ``config.program_block`` instructions. Blocks 0 and 1 lie where the
+      host wrote them, in the lower half of the program memory, and stay; later ones take turns in the two quarters of its upper half. LOAD
+      instructions of the program bring them: one in block k, when all of block k - 1 is dispatched, may bring block k + 1, and has the own
+      queue's bit in ``give``. The first instruction of a block is not dispatched before ``LOADED_CYCLES`` after the last ``done`` of such
+      instructions of earlier blocks. A program that is not longer than the program memory needs none of this.
     - SYNC waits as if it had its own queue's bit in ``wait``, and needs no engine: its ``start`` and ``done`` are one cycle.
     - END stops the dispatcher; its masks have no meaning. ``finished`` comes ``FINISH_LATENCY`` after END's dispatch or after the last
       ``done``, whichever is later.
@@ -211,6 +293,8 @@ class Sequencer(wiring.Component):
         While high nothing is dispatched or offered; an offer that is not taken yet is withdrawn. Only a reset goes on from here.
     program_write : ``In(ProgramWrite(program_depth))``
         Not while ``running``.
+    refill : ``In(ProgramWrite(program_depth))``
+        What LOADs to the program memory write. Only with ``config.program_stream``.
     queues : ``Out(QueuePort()).array(QUEUES)``
         By :class:`.isa.Queue`.
     running : ``Out(1)``
@@ -219,14 +303,16 @@ class Sequencer(wiring.Component):
         Pulse.
     error : ``Out(isa.Error)``
         For one cycle: OPCODE (unknown, or in the wrong queue), PROGRAM (no END), TOKEN (a 64th token); otherwise NONE.
-    dispatched : ``Out(range(program_depth))``
+    dispatched : ``Out(range(program_limit))``
         Last instruction that the dispatcher put into a queue, or the one with the error.
     """
 
     DISPATCH_CYCLES = 2
-    QUEUE_LATENCY = 1
-    TOKEN_LATENCY = 1
+    QUEUE_LATENCY = 3
+    START_CYCLES = 2
+    TOKEN_LATENCY = 2
     FINISH_LATENCY = 1
+    LOADED_CYCLES = 3
     IN_FLIGHT = 8
     TOKEN_BITS = 6
 
@@ -241,7 +327,8 @@ class Sequencer(wiring.Component):
                 "running": Out(1),
                 "finished": Out(1),
                 "error": Out(isa.Error),
-                "dispatched": Out(range(config.program_depth)),
+                "dispatched": Out(range(config.program_limit)),
+                **({"refill": In(ProgramWrite(config.program_depth))} if config.program_stream else {}),
             }
         )
 
@@ -257,28 +344,32 @@ class Sequencer(wiring.Component):
                 queue.push.eq(dispatcher.push[queue.queue.value]),
                 queue.instruction.eq(dispatcher.instruction),
             ]
-        wiring.connect(m, dispatcher.program_write, wiring.flipped(self.program_write))
+        for name in ("program_write", *(["refill"] if self.config.program_stream else [])):
+            wiring.connect(m, getattr(dispatcher, name), wiring.flipped(getattr(self, name)))
         m.d.comb += [
             dispatcher.start.eq(self.start),
             dispatcher.halt.eq(self.halt),
+            dispatcher.loaded.eq(queues[isa.Queue.LOAD.value].give[isa.Queue.LOAD.value]),
             dispatcher.full.eq(Cat(queue.full for queue in queues)),
             dispatcher.idle.eq(Cat(queue.idle for queue in queues).all()),
             self.running.eq(dispatcher.running),
             self.finished.eq(dispatcher.finished),
             self.dispatched.eq(dispatcher.dispatched),
         ]
-        m.d.sync += self.error.eq(dispatcher.error)
-        with m.If(self._tokens(m, queues)):
-            m.d.sync += self.error.eq(isa.Error.TOKEN)
+        error = Signal(isa.Error)
+        m.d.sync += error.eq(dispatcher.error)
+        m.d.comb += self.error.eq(Mux(self._tokens(m, queues), isa.Error.TOKEN, error))
         return m
 
     def _tokens(self, m, queues):
-        """The token counters; returns whether one overflows."""
+        """The token counters; returns whether one has overflowed in the cycle before: then its highest bit is set for a cycle."""
         overflows = []
         for source, target in itertools.permutations(queues, 2):
-            count = Signal(self.TOKEN_BITS, name=f"tokens_{source.queue.name.lower()}_{target.queue.name.lower()}")
+            count = Signal(self.TOKEN_BITS + 1, name=f"tokens_{source.queue.name.lower()}_{target.queue.name.lower()}")
+            held, some = count[: self.TOKEN_BITS], Signal(name=f"some_{count.name}")
             give, take = source.give[target.queue.value], target.take[source.queue.value]
-            m.d.comb += target.tokens[source.queue.value].eq(count.any())
-            m.d.sync += count.eq(Mux(self.start, 0, count + give - take))
-            overflows.append(give & ~take & count.all())
+            m.d.comb += target.tokens[source.queue.value].eq(some)  # held.any(), in a register
+            m.d.sync += some.eq(~self.start & (give | Mux(take, held[1:].any(), some)))
+            m.d.sync += count.eq(Mux(self.start, 0, held + give - take))
+            overflows.append(count[-1])
         return Cat(overflows).any()

@@ -5,6 +5,7 @@ import os
 from amaranth.back import verilog
 from amaranth.lib import wiring
 
+from .array.lut_product import LUT_PRODUCT_SOURCE
 from .ram import RAM_SOURCE
 
 __all__ = ["to_verilog"]
@@ -12,16 +13,18 @@ __all__ = ["to_verilog"]
 #: What is everywhere in the Verilog of Yosys: implicit extension and truncation, cases with a default before them, empty ranges of
 #: zero-width fields, names that C++ reserves.
 _LINT_OFF = ("WIDTHEXPAND", "WIDTHTRUNC", "CASEINCOMPLETE", "ASCRANGE", "SYMRSVDWORD")
+#: Verilog sources, by the modules in them that components instantiate.
+_SOURCES = {"vitloom_ram": RAM_SOURCE, "vitloom_lut_product": LUT_PRODUCT_SOURCE}
 
 
 def to_verilog(component: wiring.Component, name: str) -> str:
     """Verilog of ``component`` as module ``name``.
 
     Ports are the flattened signature (``i__payload``, structs as one vector, field 0 in the least significant bits) and ``clk``, ``rst``.
-    The module of :class:`.ram.Ram` is included where it is used. The text depends on the component alone: no source locations, and always
-    the Yosys that is bundled with Amaranth.
+    The modules of :class:`.ram.Ram` and :class:`.array.lut_product.LutProduct` are included where they are used.
+    The text depends on the component alone: no source locations, and always the Yosys that is bundled with Amaranth.
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
     text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
     pragmas = "".join(f"/* verilator lint_off {warning} */\n" for warning in _LINT_OFF)
-    return pragmas + text + (RAM_SOURCE.read_text() if "vitloom_ram" in text else "")
+    return pragmas + text + "".join(source.read_text() for module, source in _SOURCES.items() if module in text)

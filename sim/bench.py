@@ -24,6 +24,7 @@ from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
 from .bench_boards import BOARD_PARTS, sdram_text, uart_text
+from .bench_elements import ELEMENTS, elements_text, resources_of_elements
 from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
 from .bench_modes import MODE_SETS, modes_text, resources_of_modes
 from .bench_networks import NETWORKS, RUNS, networks_text
@@ -73,7 +74,7 @@ def accuracy() -> dict[str, Any]:
 
 #: By option of the command: the document, and its tables.
 _DOCUMENTS = {
-    "document": (_ROOT / "docs" / "synthesis.md", ("resources", "modes", "simulation", "accuracy")),
+    "document": (_ROOT / "docs" / "synthesis.md", ("resources", "elements", "modes", "simulation", "accuracy")),
     "readme": (_ROOT / "README.md", ("networks", "low_bit")),
     "boards": (_ROOT / "docs" / "boards.md", ("uart", "sdram")),
 }
@@ -85,6 +86,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     "low_bit": low_bit,
     **LOW_BIT_RUNS,
     **BOARD_PARTS,
+    **{part: partial(resources_of_elements, part) for part in ELEMENTS},
     **{name: partial(resources_of_modes, modes) for name, modes in MODE_SETS.items()},
     **{unit: partial(resources, unit) for unit in UNITS},
 }
@@ -127,6 +129,8 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
         texts["uart"] = uart_text(results)
     if any(name.startswith("sdram-") for name in results):
         texts["sdram"] = sdram_text(results)
+    if ELEMENTS.keys() & results.keys():
+        texts["elements"] = elements_text(results)
     if MODE_SETS.keys() & results.keys():
         texts["modes"] = modes_text(results)
     return texts

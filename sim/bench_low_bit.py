@@ -69,7 +69,7 @@ def weight_bytes(program: Program) -> int:
     Weights that do not stay on chip and are loaded again count again; biases, scales and tables do not count.
     """
     loads = (each for each in program.instructions if each.opcode is isa.Opcode.LOAD)
-    words = sum(each.fields["words"] for each in loads if each.writes[0].buffer.startswith(WEIGHTS))
+    words = sum(each.fields["words"] for each in loads if any(access.buffer.startswith(WEIGHTS) for access in each.writes))
     return words * program.config.lanes
 
 

@@ -53,7 +53,9 @@ class Interpreter:
     def __init__(self, program: Program, on_end: Callable[[int], None] | None = None) -> None:
         self.program, self.config, self.on_end = program, program.config, on_end
         self.headers, self.bodies = [], []
-        for word in program.words():
+        self.words = program.words()
+        self.streamed = len(self.words) > self.config.program_depth
+        for word in self.words:
             header = isa.unpack(isa.HEADER, word)
             self.headers.append(header)
             self.bodies.append(isa.unpack(isa.BODIES[isa.Opcode(header["opcode"])], word >> isa.HEADER.size))
@@ -85,6 +87,7 @@ class Interpreter:
 
     def execute(self, index: int) -> None:
         """Instruction ``index`` from its start to its end."""
+        self._fetch(index)
         self._write(self._writes(index))
         self._ended(index)
 
@@ -98,13 +101,15 @@ class Interpreter:
             actions += [(number, "start") for number, queue in enumerate(queues) if queue.waiting and self._able(number, queue, tokens)]
             if dispatched < len(self.headers) - 1:
                 target = self.headers[dispatched]["queue"]
-                if len(queues[target].waiting) < self.config.queue_depth:
+                room = len(queues[target].waiting) < self.config.queue_depth
+                if room and not self._awaits_block(dispatched, queues[isa.Queue.LOAD.value]):
                     actions.append((target, "dispatch"))
             if not actions:
                 raise RuntimeError(f"no instruction can go on after {dispatched} were dispatched")
             number, action = actions[rng.integers(len(actions))]
             queue = queues[number]
             if action == "dispatch":
+                self._fetch(dispatched)
                 queue.waiting.append(dispatched)
                 dispatched += 1
             elif action == "start":
@@ -114,7 +119,7 @@ class Interpreter:
             else:
                 index, writes = queue.flying.popleft()
                 self._write(writes)
-                tokens[number] += [self.headers[index]["give"] >> other & 1 for other in range(isa.QUEUES)]
+                tokens[number] += [other != number and self.headers[index]["give"] >> other & 1 for other in range(isa.QUEUES)]
                 self._ended(index)
         if tokens.any():
             raise RuntimeError(f"{tokens.sum()} tokens are left at the end")
@@ -132,6 +137,22 @@ class Interpreter:
     def _ended(self, index: int) -> None:
         if self.on_end is not None:
             self.on_end(index)
+
+    def _fetch(self, index: int) -> None:
+        """Find an instruction where the dispatcher does. Raises ``RuntimeError`` where a streamed program has something else there."""
+        half, size = 2 * self.config.program_block, isa.INSTRUCTION_BITS // 8
+        if self.streamed and index >= half:
+            start = index % half * size
+            content = self.memories[isa.Target.PROGRAM].reshape(-1)[start : start + size]
+            if int.from_bytes(content.tobytes(), "little") != self.words[index]:
+                raise RuntimeError(f"instruction {index} is not in the program memory when it is dispatched")
+
+    def _awaits_block(self, index: int, queue: _Queue) -> bool:
+        """Whether the dispatcher waits for a LOAD of queue LOAD that brings a block."""
+        if not self.streamed or index % self.config.program_block:
+            return False
+        pending = (*queue.waiting, *(flying for flying, _ in queue.flying))
+        return any(self.headers[each]["give"] >> isa.Queue.LOAD.value & 1 for each in pending)
 
     @staticmethod
     def _write(writes: list[_Write]) -> None:

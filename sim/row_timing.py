@@ -32,14 +32,17 @@ class RowTiming:
 
     def accept(self, cycle: int, instruction: Mapping[str, int]) -> tuple[int, int]:
         """Cycles in which a SOFTMAX or NORM offered from ``cycle`` on is accepted, and in which ``done`` comes."""
-        opcode, words = Opcode(instruction["opcode"]), instruction["rows"] * instruction["words"]
+        opcode, row = Opcode(instruction["opcode"]), instruction["words"] * self.config.row_parts
+        words = instruction["rows"] * row
         shared = ["output_packing", *(NORM_SETTINGS.members if opcode is Opcode.NORM else [])]
         kind = opcode.value, *(instruction[name] for name in shared)
         full = len(self.dones) == self.dones.maxlen
-        start = max(cycle, self.ready, self.dones[-1] if kind != self.kind else self.dones[0] if full else 0)
+        idle = self.dones[-1]
+        start = max(cycle, self.ready, idle if kind != self.kind else self.dones[0] if full else 0)
+        start = max(start, min(cycle + 1, idle))  # while others are in flight, it is compared with them first
         unit = RowEngine.unit(opcode)
         place = start + 1 + READ_LATENCY  # of the first word
-        for stage, cycles in enumerate(unit.stages(self.config, instruction["words"])):
+        for stage, cycles in enumerate(unit.stages(self.config, row)):
             place = max(place + cycles, self.left[stage])
             self.left[stage] = place + words
         self.ready, self.kind = start + words + 1, kind

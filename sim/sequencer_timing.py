@@ -1,10 +1,11 @@
 """Timing of the sequencer: the cycles in which instructions are dispatched, start and end, from the program alone."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..hw.isa import QUEUES, Opcode
+from ..hw.isa import QUEUES, Opcode, Queue
 from ..hw.sequencer import Sequencer
 
 __all__ = ["Engine", "Timing", "simulate_queues"]
@@ -38,7 +39,7 @@ class Timing:
 
 
 def simulate_queues(
-    instructions: Sequence[Mapping[str, int]], engines: Sequence[Engine], *, queue_depth: int, start: int = 0
+    instructions: Sequence[Mapping[str, int]], engines: Sequence[Engine], *, queue_depth: int, block: int = 0, start: int = 0
 ) -> tuple[list[Timing], int]:
     """Timing of each instruction before END, and the cycle of ``finished``; the rule is in :class:`..hw.sequencer.Sequencer`.
 
@@ -50,13 +51,15 @@ def simulate_queues(
         By queue. Their calls come in the order of the cycle of offer.
     queue_depth : int
         ``CoreConfig.queue_depth``.
+    block : int
+        ``CoreConfig.program_block`` with ``program_stream``; without, 0.
     start : int
         Cycle of the start pulse.
     """
     end = next((index for index, instruction in enumerate(instructions) if instruction["opcode"] == Opcode.END.value), None)
     if end is None:
         raise ValueError(f"a program ends with END, this one of {len(instructions)} instructions has none")
-    state = _State(instructions[:end], queue_depth, start)
+    state = _State(instructions[:end], queue_depth, block, start)
     while len(state.starts) < end:
         state.dispatch()
         heads = [index for queue in range(QUEUES) if (index := state.head(queue)) is not None]
@@ -77,11 +80,13 @@ def simulate_queues(
 class _State:
     """What is known of the instructions so far; token n of a pair of queues is the one that its n-th giving instruction gives."""
 
-    def __init__(self, instructions: Sequence[Mapping[str, int]], queue_depth: int, start: int):
+    def __init__(self, instructions: Sequence[Mapping[str, int]], queue_depth: int, block: int, start: int):
         self.queues = [[i for i, instruction in enumerate(instructions) if instruction["queue"] == queue] for queue in range(QUEUES)]
         self.place = {index: place for queue in self.queues for place, index in enumerate(queue)}
         self.instructions = instructions
         self.queue_depth = queue_depth
+        self.block = block
+        self.fetches = [index for index in self.queues[Queue.LOAD.value] if instructions[index]["give"] >> Queue.LOAD.value & 1]
         self.begin = start
         self.dispatches: list[int] = []
         self.starts: dict[int, int] = {}
@@ -101,10 +106,15 @@ class _State:
             self.sources.setdefault(taker, []).append(givers[place] if place < len(givers) else None)
 
     def dispatch(self) -> None:
-        """Dispatch until a queue is full of instructions whose start is not known; END is dispatched as well."""
+        """Dispatch until a queue is full of instructions, or a block waits for one, whose start is not known; END is dispatched as well."""
         while len(self.dispatches) <= len(self.instructions):
             index = len(self.dispatches)
             cycle = (self.dispatches[-1] if index else self.begin) + Sequencer.DISPATCH_CYCLES
+            if self.block and index % self.block == 0 and (place := bisect_left(self.fetches, index)):
+                fetch = self.fetches[place - 1]
+                if fetch not in self.dones:
+                    return
+                cycle = max(cycle, self.dones[fetch] + Sequencer.LOADED_CYCLES)
             if index < len(self.instructions):
                 queue, place = self.queues[self.instructions[index]["queue"]], self.place[index]
                 if place >= self.queue_depth:
@@ -133,7 +143,7 @@ class _State:
         ended = place - (1 if alone else Sequencer.IN_FLIGHT)
         cycle = self.dispatches[index] + Sequencer.QUEUE_LATENCY
         if place:
-            cycle = max(cycle, self.starts[queue[place - 1]] + 1)
+            cycle = max(cycle, self.starts[queue[place - 1]] + Sequencer.START_CYCLES)
         for source in [*self.sources.get(index, []), *([queue[ended]] if ended >= 0 else [])]:
             if source is None or source not in self.dones:
                 return None

@@ -62,4 +62,5 @@ def schedule(instructions: Sequence[Mapping[str, int]], config: CoreConfig) -> t
         Queue.ROWS: RowTiming(config),
         Queue.STORE: _Store(config),
     }
-    return simulate_queues(instructions, [engines[queue] for queue in Queue], queue_depth=config.queue_depth)
+    block = config.program_block if config.program_stream else 0
+    return simulate_queues(instructions, [engines[queue] for queue in Queue], queue_depth=config.queue_depth, block=block)

@@ -33,12 +33,13 @@ class Drain(wiring.Component):
     that it never overwrites a result that is not yet read:
 
     - Row r of a last pass that begins in cycle s' is written, in column 0 and later in the others, in cycle ``s' + r + A + 3`` with
-      ``A = READ_LATENCY + array_latency``; the drain reads row r of the newest tile in cycle ``d + r * p + 1``, all columns at once.
-    - The write must be the later one: ``s' > d + r * (p - 1) - A - 2``. Row M - 1 asks most: ``s' >= e - (M + p + A)``.
-    - Tiles before the newest are read before it, and it is read after ``s' - A - 2`` in every row: they ask for less.
+      ``A = READ_LATENCY + array_latency``; the drain reads row r of the newest tile in cycle ``d + r * p + B`` with
+      ``B = READ_LATENCY - Accumulators.READ_LATENCY``, all columns at once.
+    - The write must be the later one: ``s' > d + r * (p - 1) - A + B - 3``. Row M - 1 asks most: ``s' >= e - (M + p + A - B + 1)``.
+    - Tiles before the newest are read before it, and it is read after ``s' - A + B - 3`` in every row: they ask for less.
 
-    So at full rate (E = L) a tile takes max(M, L + 1) cycles. As last passes are at least L + 1 cycles apart, and ``d`` is at most A + 1
-    cycles after the begin of the next one, no more than :attr:`WAITING` tiles ever wait: (L + 5) / (L + 1) is below 2.
+    So at full rate (E = L) a tile takes max(M, L + 1) cycles. As last passes are at least L + 1 cycles apart, and ``d`` is at most
+    A - B + 2 = L + 6 cycles after the begin of the next one, no more than :attr:`WAITING` tiles ever wait: (L + 5) / (L + 1) is below 2.
 
     Addresses are made ``ahead(config)`` cycles before the drain cycle, in which a row's offset is looked up and added.
 
@@ -74,7 +75,7 @@ class Drain(wiring.Component):
     @staticmethod
     def delay(config: CoreConfig) -> int:
         """Cycles from the begin of a last pass to the first drain cycle: the first row is then in the result memories of all columns."""
-        return READ_LATENCY + array_latency(config.lanes) + Accumulators.RESULT_LATENCY + config.lanes - 2
+        return array_latency(config.lanes) + Accumulators.RESULT_LATENCY + config.lanes - 1 + Accumulators.READ_LATENCY
 
     @staticmethod
     def tail(config: CoreConfig) -> int:
@@ -84,7 +85,7 @@ class Drain(wiring.Component):
     @staticmethod
     def slack(config: CoreConfig, rows: Any, period: Any) -> Any:
         """Cycles before the end of a drain of ``rows`` rows from which on the next last pass cannot overtake it."""
-        return rows + period + READ_LATENCY + array_latency(config.lanes)
+        return rows + period + array_latency(config.lanes) + Accumulators.READ_LATENCY + 1
 
     @staticmethod
     def ahead(config: CoreConfig) -> int:
@@ -137,7 +138,7 @@ class Drain(wiring.Component):
         ahead = self.ahead(self.config)
         first = (left != 0) & (phase == 0)
         written, read = self._place(m, tile, row, {"output": output + Mux(raw, phase, 0), "residual": residual})
-        # The accumulators answer in 2 cycles, the scratchpad in 3: ask them a cycle later.
+        # The accumulators answer sooner than the scratchpad: ask them later.
         asked = ahead + READ_LATENCY - Accumulators.READ_LATENCY
         m.d.comb += [
             self.residual.enable.eq(delay(m, first & (tile.form == isa.Form.RESIDUAL), ahead, name="wanted", reset_less=False)),
@@ -172,14 +173,14 @@ class Drain(wiring.Component):
 
         # Cycles to the end of the newest tile's drain: all that the hardware must know of the tiles that wait.
         end = Signal(range(self.delay(self.config) + 6 * self.config.accumulator_rows))
-        slack = Signal.like(end, reset_less=True)
-        m.d.comb += self.ready.eq(end <= slack)
+        slack = Signal.like(end)
+        m.d.sync += self.ready.eq(end <= slack)  # what the next cycle's `end` is, but after a begin, when no next one comes so soon
         with m.If(end != 0):
             m.d.sync += end.eq(end - 1)
         with m.If(self.begin):
             period = Mux(self.tile.form == isa.Form.RAW, 4, self.config.groups)
             m.d.sync += end.eq(Mux(end > self.delay(self.config), end, self.delay(self.config)) + self._length(self.tile) - 1)
-            m.d.sync += slack.eq(self.slack(self.config, self.tile.rows, period))
+            m.d.sync += slack.eq(self.slack(self.config, self.tile.rows, period) + 1)
 
     def _place(self, m: Module, tile: Any, row: Value, addresses: dict[str, Value]) -> list[Value]:
         """``addresses`` of output and residual, ``ahead`` cycles later and with the offset of the row where it is mapped."""

@@ -19,9 +19,10 @@ __all__ = ["StationaryFetch"]
 class StationaryFetch(wiring.Component):
     """First part of the array engine: accepts a MATMUL, fills the shadow registers tile by tile.
 
-    With the instruction accepted in cycle a, tile t is read in cycles f(t) .. f(t) + L - 1, without a pause, where
-    ``f(t) = max(a + 1, f(t - 1) + L, s(t - 1))`` and s(t - 1) is the cycle in which the tile before it is swapped in. Where a stored
-    word has the values of several rows of the array (``stationary_packing``), it is read in the cycle of the first of them.
+    With the instruction accepted in cycle a, it is checked in cycle a + 1, and tile t is read in cycles f(t) .. f(t) + L - 1, without a
+    pause, where ``f(t) = max(a + 1, f(t - 1) + L, s(t - 1))`` and s(t - 1) is the cycle in which the tile before it is swapped in.
+    Where a stored word has the values of several rows of the array (``stationary_packing``), it is read in the cycle of the first of
+    them.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ class StationaryFetch(wiring.Component):
     start : ``Out(1)``
         An instruction is accepted in this cycle.
     error : ``Out(isa.Error)``
-        The instruction accepted in this cycle is refused.
+        Other than NONE when the instruction accepted in the cycle before is refused: at most its first word is read.
     body : ``Out(stream.Signature(MATMUL body))``
         To the moving part.
     full : ``Out(1)``
@@ -107,10 +108,11 @@ class StationaryFetch(wiring.Component):
         body = Signal(self.layout, reset_less=True)
         loading = Signal()  # tiles are left to read
         handed = Signal(init=1)  # the moving part has the body
+        checking = Signal()
         m.d.comb += [
             self.instruction.ready.eq(~loading & handed),
             self.start.eq(self.instruction.valid & self.instruction.ready),
-            self.body.valid.eq(~handed),
+            self.body.valid.eq(~handed & ~checking),
             self.body.payload.eq(body),
         ]
         with m.If(self.body.ready & self.body.valid):
@@ -120,6 +122,9 @@ class StationaryFetch(wiring.Component):
         k, n = Signal(10), Signal(10)
         address, tile, column = (Signal(isa.ADDRESS, name=name) for name in ("address", "tile", "column"))
         fire, last, fresh = Signal(), Signal(), Signal()
+        # Made ahead of their use, as a tile takes L cycles.
+        last_k, last_n = Signal(), Signal()
+        m.d.sync += [last_k.eq(k + 1 == body.k_tiles), last_n.eq(n + 1 == body.n_tiles)]
         m.d.comb += [
             fire.eq(loading & ((word != 0) | ~self.full | self.swap)),
             last.eq(word == self.config.lanes - 1),
@@ -136,19 +141,21 @@ class StationaryFetch(wiring.Component):
             with m.If(last):
                 m.d.sync += [self.full.eq(1), word.eq(0), k.eq(k + 1)]
                 m.d.sync += [tile.eq(tile + body.stationary_k), address.eq(tile + body.stationary_k)]
-                with m.If(k == body.k_tiles - 1):
+                with m.If(last_k):
                     m.d.sync += [k.eq(0), n.eq(n + 1)]
                     m.d.sync += [s.eq(column + body.stationary_n) for s in (column, tile, address)]
-                    with m.If(n == body.n_tiles - 1):
+                    with m.If(last_n):
                         m.d.sync += loading.eq(0)
         with m.If(self.start):
             m.d.sync += [body.eq(incoming), k.eq(0), n.eq(0)]
             m.d.sync += [s.eq(incoming.stationary) for s in (column, tile, address)]
             m.d.sync += [loading.eq(1), handed.eq(0)]
-            for condition, error in reversed(self.check(incoming)):
+        m.d.sync += checking.eq(self.start)
+        with m.If(checking):
+            for condition, error in reversed(self.check(body)):
                 with m.If(condition):
                     m.d.comb += self.error.eq(error)
-                    m.d.sync += [loading.eq(0), handed.eq(1)]
+                    m.d.sync += [loading.eq(0), handed.eq(1), word.eq(0)]
 
         later = {"direction": body.direction, **({"mode": body.mode} if self.config.narrow else {})}
         m.d.comb += [

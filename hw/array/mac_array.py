@@ -1,5 +1,6 @@
 """Weight-stationary systolic array that changes its tile without a bubble."""
 
+from dataclasses import replace
 from typing import Any
 
 from amaranth import *
@@ -9,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from ..arith import delay
 from ..config import CoreConfig
 from ..isa import Codebook, LoadDirection, Mode
+from .lut_product import LutProduct, short_operand
 from .operand import fill, moving_operand, stationary_word
 from .pe import CONTROL, Above, Left, processing_element
 from .product import add, bias, product, sum_shape
@@ -96,7 +98,7 @@ class MacArray(wiring.Component):
         """Product of a moving operand (signed 16 bit, 8 in a core without log2) and a weight (signed 8 bit).
 
         With ``config.narrow`` both have 18 bits. To be overridden for devices without such multipliers; registers before and after it
-        are outside.
+        are outside. Elements from ``config.array_multipliers`` on, row by row, have a :class:`.lut_product.LutProduct` in its place.
         """
         return operand * weight
 
@@ -116,9 +118,12 @@ class MacArray(wiring.Component):
             # A plain module: the elements of a row see the signals of the row above without ports in this source.
             m.submodules[f"row_{r}"] = row = Module()
             left = Left(operand=operands[r], word=words_in[r], control=CONTROL(Cat(control, token)))
-            shape = sum_shape(self.config, r)
+            shape, multipliers = sum_shape(self.config, r), max(self.config.array_multipliers - r * lanes, 0)
             for c in range(lanes):
-                left, above[c] = processing_element(row, f"pe_{c}", left, above[c], self._product, self._add, shape)
+                if c == multipliers:
+                    left = replace(left, operand=short_operand(left.operand))
+                product = self._product if c < multipliers else self._lut_product
+                left, above[c] = processing_element(row, f"pe_{c}", left, above[c], product, self._add, shape)
             control = delay(m, control, 1, name=f"control_{r}", reset_less=False)
             token = delay(m, token, 2, name=f"row_token_{r}", reset_less=False)
         m.d.comb += [self.sums[c].eq(below.total) for c, below in enumerate(above)]
@@ -174,6 +179,13 @@ class MacArray(wiring.Component):
             return product(m, self.config, name, operand, word, self.multiply)
         register = Signal(signed(self.config.product_bits), name=f"{name}_product", reset_less=True)
         m.d.sync += register.eq(self.multiply(m, operand, word))
+        return register
+
+    def _lut_product(self, m: Module, name: str, operand: Any, word: Value) -> Value:
+        m.submodules[f"{name}_lut_product"] = unit = LutProduct(self.config.product_bits)
+        m.d.comb += [unit.operand.eq(operand), unit.weight.eq(word)]
+        register = Signal.like(unit.o, name=f"{name}_product", reset_less=True)
+        m.d.sync += register.eq(unit.o)
         return register
 
     def _add(self, above: Value, product: Value) -> Value:

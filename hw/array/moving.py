@@ -82,18 +82,23 @@ class MovingStream(wiring.Component):
         body = Signal(_BODY, reset_less=True)
         active = Signal()
         row, k, n = Signal(13), Signal(10), Signal(10)
-        last_row, last_k, last_n = (Signal(name=name) for name in ("last_row", "last_k", "last_n"))
-        fire, finished = Signal(), Signal()
-        # A tile shorter than L rows still takes L cycles: the next one is being loaded.
+        # Conditions on the counters are registers, made a cycle or more ahead: a tile takes at least L >= 4 cycles, in which the next
+        # one is loaded, so that neither of its first two rows is the last.
+        first_row, last_row, inside = Signal(init=1), Signal(), Signal(init=1)
+        last_k, last_n, next_k, next_n, only_k = (Signal(name=name) for name in ("last_k", "last_n", "next_k", "next_n", "only_k"))
+        before_last, fire, finished = Signal.like(row, init=2), Signal(), Signal()
         m.d.comb += [
-            last_row.eq(row == Mux(body.rows < lanes, lanes - 1, body.rows - 1)),
-            last_k.eq(k == body.k_tiles - 1),
-            last_n.eq(n == body.n_tiles - 1),
-            self.swap.eq(active & (row == 0) & self.full & (~last_k | self.drain_ready)),
-            fire.eq(self.swap | (row != 0)),
+            self.swap.eq(active & first_row & self.full & (~last_k | self.drain_ready)),
+            fire.eq(self.swap | ~first_row),
             self.begin.eq(self.swap & last_k),
-            finished.eq(fire & last_row & last_k & last_n),
+            finished.eq(last_row & last_k & last_n),
             self.body.ready.eq(~active | finished),
+        ]
+        m.d.sync += [
+            before_last.eq(Mux(body.rows < lanes, lanes, body.rows) - 2),
+            only_k.eq(body.k_tiles == 1),
+            next_k.eq(k + 2 == body.k_tiles),
+            next_n.eq(n + 2 == body.n_tiles),
         ]
         address, tile = Signal(isa.ADDRESS, reset_less=True), Signal(isa.ADDRESS, reset_less=True)
         output, residual = Signal(isa.ADDRESS, reset_less=True), Signal(isa.ADDRESS, reset_less=True)
@@ -103,10 +108,12 @@ class MovingStream(wiring.Component):
             last_part = body.pack_rows | (part + 1).bit_select(body.output_packing, 1)
         with m.If(fire):
             m.d.sync += [row.eq(row + 1), address.eq(address + body.moving_row)]
+            m.d.sync += [first_row.eq(0), last_row.eq(row == before_last), inside.eq(row + 1 < body.rows)]
             with m.If(last_row):
+                m.d.sync += [first_row.eq(1), last_row.eq(0), inside.eq(1), last_k.eq(Mux(last_k, only_k, next_k))]
                 m.d.sync += [row.eq(0), k.eq(k + 1), tile.eq(tile + body.moving_k), address.eq(tile + body.moving_k)]
                 with m.If(last_k):
-                    m.d.sync += [k.eq(0), n.eq(n + 1), tile.eq(body.moving), address.eq(body.moving)]
+                    m.d.sync += [k.eq(0), n.eq(n + 1), last_n.eq(next_n), tile.eq(body.moving), address.eq(body.moving)]
                     m.d.sync += [block.eq(block + body.constant_n), residual.eq(residual + body.output_n)]
                     m.d.sync += [output.eq(output + Mux(last_part, body.output_n, 0)), part.eq(Mux(last_part, 0, part + 1))]
         with m.If(finished):
@@ -115,9 +122,9 @@ class MovingStream(wiring.Component):
             incoming = self.body.payload
             m.d.sync += [active.eq(1), body.eq(incoming), n.eq(0), tile.eq(incoming.moving), address.eq(incoming.moving)]
             m.d.sync += [output.eq(incoming.output), residual.eq(incoming.residual), block.eq(incoming.constant)]
-            m.d.sync += part.eq(incoming.part)
+            m.d.sync += [part.eq(incoming.part), last_k.eq(incoming.k_tiles == 1), last_n.eq(incoming.n_tiles == 1)]
 
-        valid = fire & (row < body.rows)
+        valid = fire & inside
         m.d.comb += [self.read.enable.eq(valid), self.read.address.eq(address)]
         here = {"output": output, "residual": residual, "block": block, "part": part, "last": last_n}
         m.d.comb += [self.tile[name].eq(here[name] if name in here else body[name]) for name, _ in self.tile.shape()]

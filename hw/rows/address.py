@@ -19,8 +19,9 @@ class RowAddress(wiring.Component):
     load : ``In(1)``
     base : ``In(isa.ADDRESS)``
     words : ``In(10)``
-        Words of a row, at least 1. It and the strides are constant while ``step`` is used.
+        Words of a row, at least 1, in the cycle of ``load``.
     row_stride, word_stride : ``In(isa.STRIDE)``
+        Constant while ``step`` is used.
     step : ``In(1)``
     address : ``Out(isa.ADDRESS)``
     last : ``Out(1)``
@@ -43,12 +44,12 @@ class RowAddress(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        row, word = Signal(isa.ADDRESS), Signal(10)  # word counts from 1
-        m.d.comb += self.last.eq(word == self.words)
+        row, following, words, single = Signal(isa.ADDRESS), Signal(10), Signal(10), Signal()  # following: word, counted from 1
         with m.If(self.step):
-            m.d.sync += [word.eq(word + 1), self.address.eq(self.address + self.word_stride)]
+            m.d.sync += [following.eq(following + 1), self.address.eq(self.address + self.word_stride), self.last.eq(following == words)]
             with m.If(self.last):
-                m.d.sync += [word.eq(1), row.eq(row + self.row_stride), self.address.eq(row + self.row_stride)]
+                m.d.sync += [following.eq(2), row.eq(row + self.row_stride), self.address.eq(row + self.row_stride), self.last.eq(single)]
         with m.If(self.load):
-            m.d.sync += [word.eq(1), row.eq(self.base), self.address.eq(self.base)]
+            m.d.sync += [following.eq(2), row.eq(self.base), self.address.eq(self.base)]
+            m.d.sync += [words.eq(self.words), single.eq(self.words == 1), self.last.eq(self.words == 1)]
         return m

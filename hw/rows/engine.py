@@ -7,6 +7,7 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import exact_log2
 
 from .. import isa
 from ..arith import delay
@@ -28,12 +29,13 @@ __all__ = ["RowEngine"]
 
 
 class RowEngine(wiring.Component):
-    """Reads the rows of an instruction from the scratchpad, a word a cycle, and writes log-softmax codes or normalised rows back.
+    """Reads the rows of an instruction from the scratchpad and writes log-softmax codes or normalised rows back.
 
+    A word is read in ``config.row_parts`` parts, one a cycle, lowest lanes first; its result is written with its last part.
     An instruction is accepted in the cycle after the last read of the one before it, if it uses the same unit, packs its output alike and,
-    for NORM, has the same settings (:data:`.rsqrt.NORM_SETTINGS`), and if fewer than ``Sequencer.IN_FLIGHT`` are in progress; otherwise in
-    the cycle of the ``done`` that this waits for. So one cycle is lost between instructions of a kind, not the unit's latency, and all end
-    in order.
+    for NORM, has the same settings (:data:`.rsqrt.NORM_SETTINGS`), if fewer than ``Sequencer.IN_FLIGHT`` are in progress, and if it was
+    offered in the cycle before already; otherwise in the cycle of the ``done`` that this waits for. So one cycle is lost between
+    instructions of a kind, not the unit's latency, and all end in order.
     Of a SOFTMAX, lanes from ``columns`` on count nowhere and get code 15, or the last entry of the code table.
     With ``config.narrow`` output may be packed (:class:`.packer.RowPacker`): a row is then ``ceil(words / 2**output_packing)`` words.
     Refused, without any access: an opcode of another queue; no rows, words, columns or channels; more words than a row may have, more
@@ -88,12 +90,13 @@ class RowEngine(wiring.Component):
     @staticmethod
     def output_latency(config: CoreConfig) -> int:
         """Cycles from the unit's output to the scratchpad's write port."""
-        return (RowPacker.latency if config.narrow else 0) + RowWriter.latency(config)
+        return (RowPacker.latency if config.narrow else 0) + 1 + RowWriter.latency(config)
 
     @classmethod
     def cycles(cls, config: CoreConfig, opcode: Opcode, rows: int, words: int) -> int:
         """Cycles from ``start`` to ``done`` of a SOFTMAX or NORM of ``rows`` rows of ``words`` words that comes alone."""
-        # 1 to the first read, and 1 from the last write (rows * words - 1 after the first) to `done`
+        # 1 to the first read, and 1 from the last write (rows * words - 1 after the first part) to `done`
+        words *= config.row_parts
         return 1 + READ_LATENCY + cls.unit(opcode).latency(config, words) + cls.output_latency(config) + rows * words - 1 + 1
 
     def elaborate(self, platform):
@@ -115,21 +118,25 @@ class RowEngine(wiring.Component):
         # Both bodies begin alike, with rows, words and addresses.
         body, norm_body = isa.body(Opcode.SOFTMAX, instruction), isa.body(Opcode.NORM, instruction)
         incoming = isa.body(Opcode.SOFTMAX, self.instruction.payload)
-        m.d.comb += [source.load.eq(self.start), source.base.eq(incoming.input), source.words.eq(body.words)]
+        m.d.comb += [source.load.eq(self.start), source.base.eq(incoming.input), source.words.eq(incoming.words)]
         m.d.comb += [source.row_stride.eq(body.input_row), source.word_stride.eq(body.input_word)]
 
         rows_left, columns_left = Signal(13, reset_less=True), Signal(16, reset_less=True)
-        keep = Cat(columns_left > lane for lane in range(self.config.lanes))
-        m.d.comb += [self.read.enable.eq(reading), self.read.address.eq(source.address), source.step.eq(reading)]
+        lanes, parts = self.config.row_lanes, self.config.row_parts
+        part = Signal(range(parts))  # of the word that is read
+        keep = Cat(columns_left > lane for lane in range(lanes))
+        row_end = source.last & (part == parts - 1)
+        m.d.comb += [self.read.enable.eq(reading), self.read.address.eq(source.address), source.step.eq(reading & (part == parts - 1))]
         with m.If(reading):
-            m.d.sync += columns_left.eq(Mux(keep[-1], columns_left - self.config.lanes, 0))
-            with m.If(source.last):
+            m.d.sync += [part.eq(part + 1), columns_left.eq(Mux(keep[-1], columns_left - lanes, 0))]
+            with m.If(row_end):
                 m.d.sync += [columns_left.eq(body.columns), rows_left.eq(rows_left - 1), reading.eq(rows_left != 1)]
 
         valid = delay(m, reading, READ_LATENCY, name="valid", reset_less=False)
-        last = delay(m, source.last, READ_LATENCY, name="last")
+        last = delay(m, row_end, READ_LATENCY, name="last")
+        word = Value.cast(self.read.data).word_select(delay(m, part, READ_LATENCY, name="part"), 8 * lanes)
         for unit, used in ((softmax, ~is_norm), (norm, is_norm)):
-            m.d.comb += [unit.i.valid.eq(valid & used), unit.i.payload.last.eq(last), unit.i.payload.data.eq(self.read.data)]
+            m.d.comb += [unit.i.valid.eq(valid & used), unit.i.payload.last.eq(last), unit.i.payload.data.eq(word)]
             m.d.comb += unit.o.ready.eq(1)
         m.d.comb += softmax.i.payload.keep.eq(delay(m, keep, READ_LATENCY, name="keep"))
         travelling = ("table", "masked", *softmax.coding)
@@ -141,7 +148,8 @@ class RowEngine(wiring.Component):
         m.d.comb += [writer.target[name].eq(norm_body[name]) for name, _ in writer.target.shape()]
         if self.config.map_rows:
             m.d.comb += writer.target.map.eq(norm_body.map & is_norm)
-        result = {"valid": Mux(is_norm, norm.o.valid, softmax.o.valid), "data": Mux(is_norm, norm.o.payload.data, softmax.o.payload.data)}
+        valid, word = (Mux(is_norm, *each) for each in ((norm.o.valid, softmax.o.valid), (norm.o.payload.data, softmax.o.payload.data)))
+        result = self._joined(m, valid, word)
         if self.config.narrow:
             m.submodules.packer = packer = RowPacker(self.config)
             last = Mux(is_norm, norm.o.payload.last, softmax.o.payload.last)
@@ -149,11 +157,20 @@ class RowEngine(wiring.Component):
             m.d.comb += [packer.packing.eq(self._packing(instruction, is_norm)), packer.clip.eq(is_norm)]
             m.d.comb += writer.target.words.eq((body.words + (1 << packer.packing) - 1) >> packer.packing)
             result = {"valid": packer.o.valid, "data": packer.o.data}
-        m.d.comb += [writer.valid.eq(result["valid"]), writer.word.eq(result["data"])]
+        m.d.sync += [writer.valid.eq(result["valid"]), writer.word.eq(result["data"])]
         with m.If(self.start):
             m.d.sync += [instruction.eq(self.instruction.payload), is_norm.eq(self._opcode() == Opcode.NORM)]
             m.d.sync += [rows_left.eq(incoming.rows), columns_left.eq(incoming.columns), reading.eq(accepted)]
         return m
+
+    def _joined(self, m: Module, valid: Value, part: Value) -> dict[str, Value]:
+        """``valid`` and ``data`` of words whose parts come one after the other, with the last one."""
+        parts = self.config.row_parts
+        index = Signal(range(parts), name="joined")
+        earlier = Signal((parts - 1) * len(part), name="earlier", reset_less=True)
+        with m.If(valid):
+            m.d.sync += [index.eq(index + 1), earlier.eq(Cat(earlier, part)[len(part) :])]
+        return {"valid": valid & (index == parts - 1), "data": Cat(earlier, part)}
 
     def _accept(self, m: Module, ends: Value, free: Value, is_norm: Value, instruction: Value) -> Value:
         """Start an instruction when reading is ``free`` and those in flight do not mind; returns whether it is not refused."""
@@ -164,8 +181,10 @@ class RowEngine(wiring.Component):
             is_same &= ~is_norm | (incoming[name] == current[name])
         if self.config.narrow:
             is_same &= self._packing(self.instruction.payload, is_norm) == self._packing(instruction, is_norm)
+        fits = Signal()  # as the instruction was offered in the cycle before, it goes with those in flight
+        m.d.sync += fits.eq(self.instruction.valid & ~self.start & is_same)
         m.d.comb += [
-            self.instruction.ready.eq(free & ((flying == 0) | (is_same & (flying != Sequencer.IN_FLIGHT)))),
+            self.instruction.ready.eq(free & ((flying == 0) | (fits & (flying != Sequencer.IN_FLIGHT)))),
             self.start.eq(self.instruction.valid & self.instruction.ready),
             accepted.eq(self.start),
         ]
@@ -188,7 +207,7 @@ class RowEngine(wiring.Component):
         """Conditions under which the instruction offered is refused, in order of precedence."""
         softmax, norm = (isa.body(opcode, self.instruction.payload) for opcode in (Opcode.SOFTMAX, Opcode.NORM))
         is_softmax, is_norm = (self._opcode() == opcode for opcode in (Opcode.SOFTMAX, Opcode.NORM))
-        longest = Mux(is_norm, LayerNorm.longest_row(self.config), LogSoftmax.longest_row(self.config))
+        longest = Mux(is_norm, LayerNorm.longest_row(self.config), LogSoftmax.longest_row(self.config)) >> exact_log2(self.config.row_parts)
         mapped = is_norm & norm.map
         if self.config.map_rows:
             map_error = (mapped & (norm.map_base + norm.rows > self.config.map_rows), Error.ADDRESS)

@@ -8,6 +8,7 @@ from typing import Any
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from ..arith import delay, saturate
 from ..config import CoreConfig
@@ -26,11 +27,13 @@ _SHIFTED, _NORMALIZED, _FINISHED = 2, 4 + SHIFT_LATENCY, 3
 
 def _scalar_delay(config: CoreConfig) -> int:
     """Cycles from the values of a row's last word to the row's scalars."""
-    return 1 + reduce_latency(config.lanes) + RowScalars.latency
+    return 1 + reduce_latency(config.row_lanes) + RowScalars.latency
 
 
 class LayerNorm(wiring.Component):
     """``y = gain * (x - mean) / std + offset`` over each row, ``x = (q - zero) << alpha``, in two passes joined by a buffer.
+
+    A word here has ``config.row_lanes`` elements.
 
     Sums of values and squares, and from these the row's scalars; then normalisation. In a last word's lanes past the row, q must be the
     zero point. A row has at most ``min(MAX_CHANNELS, config.norm_channels)`` channels.
@@ -48,14 +51,14 @@ class LayerNorm(wiring.Component):
     i : ``In(stream.Signature({"data": [signed(8)], "last": 1}))``
     o : ``Out(stream.Signature({"data": [signed(8)], "last": 1}))``
     settings : ``In(NORM_SETTINGS)``
-        Of the layer; constant while rows are in flight.
+        Of the layer; its ``constant`` counts blocks of L channels. Constant while rows are in flight.
     constants_write : ``In(WritePort(bits, lanes))``
-        ``address`` is block * 5 + byte.
+        ``address`` is block of L channels * 5 + byte. A write every ``config.row_parts`` cycles.
     """
 
     def __init__(self, config: CoreConfig):
         self.config = config
-        self.word = data.StructLayout({"data": data.ArrayLayout(signed(8), config.lanes), "last": 1})
+        self.word = data.StructLayout({"data": data.ArrayLayout(signed(8), config.row_lanes), "last": 1})
         self.max_words = self.longest_row(config)
         super().__init__(
             {
@@ -69,7 +72,7 @@ class LayerNorm(wiring.Component):
     @staticmethod
     def longest_row(config: CoreConfig) -> int:
         """Words of the longest row."""
-        return min(MAX_CHANNELS, config.norm_channels) // config.lanes
+        return min(MAX_CHANNELS, config.norm_channels) // config.lanes * config.row_parts
 
     @staticmethod
     def stages(config: CoreConfig, words: int) -> tuple[int, ...]:
@@ -88,7 +91,7 @@ class LayerNorm(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        lanes = self.config.lanes
+        lanes = self.config.row_lanes
         advance = Signal()
         m.d.comb += [advance.eq(self.o.ready | ~self.o.valid), self.i.ready.eq(advance)]
 
@@ -124,7 +127,7 @@ class LayerNorm(wiring.Component):
         """What ``address``, of the constants of a word, must be: counts from the layer's first block in every row."""
         first = Signal(name=f"{address.name}_first", init=1)
         following = Signal.like(address, name=f"{address.name}_following", reset_less=True)
-        block = Mux(first, self.settings.constant, following)
+        block = Mux(first, self.settings.constant.shift_left(exact_log2(self.config.row_parts)), following)
         with m.If(valid):
             m.d.sync += [first.eq(last), following.eq(block + 1)]
         return block
@@ -132,7 +135,7 @@ class LayerNorm(wiring.Component):
     def _values(self, m: Module, alpha: Any) -> list[Signal]:
         """``x`` of a word, :data:`_SHIFTED` cycles later."""
         values = []
-        for k in range(self.config.lanes):
+        for k in range(self.config.row_lanes):
             difference = register(m, self.i.payload.data[k] - self.settings.zero, f"difference_{k}")
             values.append(register(m, difference << alpha[k], f"value_{k}"))
         return values

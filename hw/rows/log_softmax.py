@@ -37,13 +37,14 @@ _TOTAL_BITS = _ONE + 1 + ceil_log2(MAX_COLUMNS)
 
 def _delays(config: CoreConfig) -> tuple[int, int]:
     """Cycles from a row's last word to its maximum, from its last exponentials to the logarithm of their total."""
-    reduction = reduce_latency(config.lanes)
+    reduction = reduce_latency(config.row_lanes)
     return reduction, reduction + normalize_latency(_TOTAL_BITS) + 1
 
 
 class LogSoftmax(wiring.Component):
     """``code = min((log2(sum exp(max - x)) + log(max - x) + 128) >> 8, 15)`` for each lane of a row, in three passes joined by buffers.
 
+    A word here has ``config.row_lanes`` elements, which is as many ``lanes``.
     The running maximum; the table's ``exp`` and ``log`` of the distance to it, and the sum; the codes. Lanes without ``keep`` count nowhere
     and get code 15. A row has at most :data:`MAX_COLUMNS` columns and at least one that is kept.
     Arithmetic: exact, form ``log`` of ``docs/arithmetic.md``; golden model ``model.log_softmax.log_softmax``.
@@ -79,9 +80,9 @@ class LogSoftmax(wiring.Component):
 
     def __init__(self, config: CoreConfig):
         self.config = config
-        self.lane = data.ArrayLayout(signed(8), config.lanes)
+        self.lane = data.ArrayLayout(signed(8), config.row_lanes)
         self.max_words = self.longest_row(config)
-        self.input = data.StructLayout({"data": self.lane, "keep": config.lanes, "last": 1})
+        self.input = data.StructLayout({"data": self.lane, "keep": config.row_lanes, "last": 1})
         self.output = data.StructLayout({"data": self.lane, "last": 1})
         # what travels with a word besides
         self.coding = {"coded": 1, "relative": 1, "code_table": range(config.tables)} if config.narrow else {}
@@ -100,7 +101,7 @@ class LogSoftmax(wiring.Component):
     @staticmethod
     def longest_row(config: CoreConfig) -> int:
         """Words of the longest row."""
-        return -(-MAX_COLUMNS // config.lanes)
+        return -(-MAX_COLUMNS // config.lanes) * config.row_parts
 
     @staticmethod
     def stages(config: CoreConfig, words: int) -> tuple[int, ...]:
@@ -120,7 +121,7 @@ class LogSoftmax(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        lanes = self.config.lanes
+        lanes = self.config.row_lanes
         advance = Signal()
         m.d.comb += [advance.eq(self.o.ready | ~self.o.valid), self.i.ready.eq(advance)]
 
@@ -164,12 +165,12 @@ class LogSoftmax(wiring.Component):
     def _maximum(self, m: Module) -> Signal:
         """Largest kept logit of a row."""
         word, lowest = self.i.payload, Const(-128, signed(8))
-        lanes = [Mux(word.keep[k], word.data[k], lowest) for k in range(self.config.lanes)]
+        lanes = [Mux(word.keep[k], word.data[k], lowest) for k in range(self.config.row_lanes)]
         return reduce_row(m, lambda a, b: Mux(a > b, a, b), lanes, shape=signed(8), valid=self.i.valid, last=word.last, name="maximum")
 
     def _entries(self, m: Module, advance: Signal, row: Any) -> list[Any]:
         """Table entry of each lane's distance to the maximum, in the cycle after ``row``."""
-        addresses = [Cat((row.scalar - row.data.data[k])[:8], row.data.table) for k in range(self.config.lanes)]
+        addresses = [Cat((row.scalar - row.data.data[k])[:8], row.data.table) for k in range(self.config.row_lanes)]
         return self._look_up(m, advance, "table", self.table_write, addresses)
 
     def _look_up(self, m: Module, advance: Signal, name: str, port: Any, addresses: Sequence[Value]) -> list[Any]:
@@ -201,7 +202,7 @@ class LogSoftmax(wiring.Component):
         """Codes of a word, or with ``config.narrow`` indices of the code table, two cycles later."""
         bits = 8 if self.config.narrow else 4
         codes, greatest = [], (1 << bits) - 1
-        for k in range(self.config.lanes):
+        for k in range(self.config.row_lanes):
             rounded = register(m, (row.scalar + row.data.data[k]).shift_right(12 - bits), f"rounded_{k}")
             kept = register(m, row.data.keep[k], f"kept_{k}")
             codes.append(register(m, Mux(kept & (rounded < greatest), rounded[:bits], greatest), f"code_{k}"))

@@ -9,25 +9,28 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
-from ..arith import delay
 from ..config import CoreConfig
 from ..ram import BLOCK_RAM
 from ..scratchpad import WritePort
 
 __all__ = ["NormConstants"]
 
-#: ``address * 13108 >> 16`` is ``address // 5`` for addresses below 2**14.
-_FIFTH, _FIFTH_BITS = 13108, 16
+
+def _fifth(address: Value) -> Value:
+    """``address // 5`` of an address below 2**14, without a multiplier: ``address * 3277 >> 14``."""
+    three = address + address.shift_left(1)
+    fifty_one = three + three.shift_left(4)
+    return (address + (fifty_one.shift_left(4) + three).shift_left(2)).shift_right(14)
 
 
 class NormConstants(wiring.Component):
-    """Memory of ``isa.NORM_RECORD``, read in blocks of L channels.
+    """Memory of ``isa.NORM_RECORD``, read in blocks of ``config.row_lanes`` channels and written in blocks of L.
 
     A memory for each byte of the record, and one more for ``alpha`` alone, because it is read at another time than the rest.
     A read in the cycle in which the block is written has an undefined result.
 
-    Latency: ``latency`` cycles from a block's address to its constants; a write may be read 3 cycles later.
-    Throughput: a block a cycle.
+    Latency: ``latency`` cycles from a block's address to its constants; a write may be read ``2 + config.row_parts`` cycles later.
+    Throughput: a block a cycle; a write every ``config.row_parts`` cycles.
 
     Parameters
     ----------
@@ -36,7 +39,7 @@ class NormConstants(wiring.Component):
     Members
     -------
     write : ``In(WritePort(bits, lanes))``
-        ``address`` is block * 5 + byte.
+        ``address`` is block of L channels * 5 + byte.
     enable : ``In(1)``
         The read sides hold their output while it is low; writes do not stop.
     alpha_block : ``In(range(blocks))``
@@ -48,16 +51,16 @@ class NormConstants(wiring.Component):
     latency = 1
 
     def __init__(self, config: CoreConfig):
-        self.lanes = config.lanes
-        self.blocks = self.count(config)
+        self.lanes, self.parts = config.row_lanes, config.row_parts
+        self.blocks = self.count(config) * self.parts
         super().__init__(
             {
                 "write": In(self.write_port(config)),
                 "enable": In(1),
                 "alpha_block": In(range(self.blocks)),
-                "alpha": Out(data.ArrayLayout(2, config.lanes)),
+                "alpha": Out(data.ArrayLayout(2, config.row_lanes)),
                 "block": In(range(self.blocks)),
-                "records": Out(data.ArrayLayout(isa.NORM_RECORD, config.lanes)),
+                "records": Out(data.ArrayLayout(isa.NORM_RECORD, config.row_lanes)),
             }
         )
 
@@ -72,11 +75,22 @@ class NormConstants(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        enable = delay(m, self.write.enable, 1, name="enable", reset_less=False)
-        word = delay(m, self.write.data, 1, name="word")
-        address = delay(m, self.write.address, 1, name="address")
-        block = Signal.like(self.block, reset_less=True)
-        m.d.sync += block.eq((self.write.address * _FIFTH) >> _FIFTH_BITS)
+        active = Signal()
+        part = Signal(range(self.parts), reset_less=True)
+        word, address = (
+            Signal.like(Value.cast(each), name=name, reset_less=True)
+            for name, each in (("word", self.write.data), ("address", self.write.address))
+        )
+        block = Signal(range(self.blocks // self.parts), reset_less=True)
+        m.d.sync += [active.eq(active & (part != self.parts - 1)), part.eq(part + 1), word.eq(word >> 8 * self.lanes)]
+        with m.If(self.write.enable):
+            m.d.sync += [
+                active.eq(1),
+                part.eq(0),
+                word.eq(self.write.data),
+                address.eq(self.write.address),
+                block.eq(_fifth(self.write.address)),
+            ]
         byte = Signal(3)
         m.d.comb += byte.eq(address - block - block.shift_left(2))  # address - 5 * block
 
@@ -85,8 +99,13 @@ class NormConstants(wiring.Component):
             shape = data.ArrayLayout(bits, self.lanes)
             m.submodules[name] = memory = Memory(shape=shape, depth=self.blocks, init=[], attrs=BLOCK_RAM)
             write, read = memory.write_port(), memory.read_port()
-            m.d.comb += [write.en.eq(enable & (byte == index)), write.addr.eq(block), read.en.eq(self.enable), read.addr.eq(read_block)]
-            m.d.comb += [write.data[k].eq(word[k][:bits]) for k in range(self.lanes)]
+            m.d.comb += [
+                write.en.eq(active & (byte == index)),
+                write.addr.eq(Cat(part, block)),
+                read.en.eq(self.enable),
+                read.addr.eq(read_block),
+            ]
+            m.d.comb += [write.data[k].eq(word.word_select(k, 8)[:bits]) for k in range(self.lanes)]
             return read.data
 
         m.d.comb += self.alpha.eq(plane("alpha", 2, 0, self.alpha_block))

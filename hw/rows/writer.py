@@ -74,19 +74,19 @@ class RowWriter(wiring.Component):
         target, active = Signal.like(self.target, reset_less=True), Signal()
         following: Any = self.target.shape()(waiting.r_data)
         rows, entry = Signal(13, reset_less=True), Signal(isa.MAP_ENTRY, reset_less=True)
-        row_end, last, take = self.valid & address.last, Signal(), Signal()
+        row_end, last_row, last, take = self.valid & address.last, Signal(), Signal(), Signal()
         m.d.comb += [waiting.w_en.eq(self.push), waiting.w_data.eq(self.target), waiting.r_en.eq(take)]
-        m.d.comb += [last.eq(row_end & (rows == 1)), take.eq(waiting.r_rdy & (~active | last))]
+        m.d.comb += [last.eq(row_end & last_row), take.eq(waiting.r_rdy & (~active | last))]
         with m.If(row_end):
-            m.d.sync += [rows.eq(rows - 1), entry.eq(entry + 1)]
+            m.d.sync += [rows.eq(rows - 1), last_row.eq(rows == 2), entry.eq(entry + 1)]
         with m.If(last):
             m.d.sync += active.eq(0)
         with m.If(take):
-            m.d.sync += [active.eq(1), target.eq(following), rows.eq(following.rows)]
+            m.d.sync += [active.eq(1), target.eq(following), rows.eq(following.rows), last_row.eq(following.rows == 1)]
         m.d.comb += [
             address.load.eq(take),
             address.base.eq(following.output),
-            address.words.eq(target.words),
+            address.words.eq(following.words),
             address.row_stride.eq(target.output_row),
             address.word_stride.eq(target.output_word),
             address.step.eq(self.valid),

@@ -82,6 +82,25 @@ def test_operands_in_one_bank_are_found(program):
         check(changed(program, at={index: {"fields": fields | {"residual": fields["moving"]}}}))
 
 
+def test_a_block_of_the_program_that_comes_wrong_is_found(network):
+    program = compile_network(network, CoreConfig(lanes=8, program_depth=32, program_stream=True))
+    index = next(i for i, x in enumerate(program.instructions) if x.fields.get("target") == isa.Target.PROGRAM.value)
+    fields = dict(program.instructions[index].fields)
+    for wrong in (
+        {"give": 0},
+        {"fields": fields | {"destination": 12}},
+        {"fields": fields | {"words": 1}},
+        {"fields": fields | {"memory": fields["memory"] + 1}},
+    ):
+        with pytest.raises(RuntimeError, match=f"instruction {index} does not bring block 2 of the program to its place"):
+            check(changed(program, at={index: wrong}))
+    with pytest.raises(RuntimeError, match="nothing brings block 2 of the program"):
+        check(changed(program, at={index: {"opcode": isa.Opcode.SYNC, "fields": {}}}))
+    missing = changed(program, at={index: {"fields": fields | {"memory": 0}}})
+    with pytest.raises(RuntimeError, match="instruction 16 is not in the program memory"):
+        Interpreter(missing).run(np.zeros((16, 27), np.int8))
+
+
 def test_an_address_outside_is_found(program):
     index = next(i for i, x in enumerate(program.instructions) if x.opcode is isa.Opcode.NORM)
     fields = dict(program.instructions[index].fields)

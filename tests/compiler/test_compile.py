@@ -70,6 +70,31 @@ def test_q_k_and_v_are_made_head_by_head_where_memory_is_short(networks, assert_
     assert_runs_as_golden(network, program, [None, 0])
 
 
+def test_programs_longer_than_the_program_memory_come_in_blocks(network, assert_runs_as_golden):
+    whole = compile_network(network, CoreConfig(lanes=8))
+    program = compile_network(network, CoreConfig(lanes=8, program_depth=32, program_stream=True))
+    blocks = [i for i, x in enumerate(program.instructions) if x.fields.get("target") == isa.Target.PROGRAM.value]
+    assert blocks == list(range(8, len(program.instructions) - 8, 8))
+    assert len(program.instructions) == len(whole.instructions) + len(blocks)
+    assert program.resident_words() == program.words()[:16] and not whole.streamed
+    assert "instructions in blocks of 8" in program.describe()
+    assert_runs_as_golden(network, program, [None, 0, 1])
+
+
+def test_a_core_that_streams_keeps_short_programs_whole(network):
+    program = compile_network(network, CoreConfig(lanes=8, program_stream=True))
+    assert program.resident_words() == program.words() == compile_network(network, CoreConfig(lanes=8)).words()
+
+
+def test_deit_tiny_fits_256_kib_at_two_bytes_a_cycle():
+    """Every weight is loaded once: q, k and v are made head by head, and their rows are cut, so that all of an MLP fits."""
+    config = CoreConfig(scratchpad_bytes=256 << 10, memory_bytes_per_cycle=2, memory_latency=8, program_depth=512, program_stream=True)
+    program = compile_network(network_structure("deit_tiny"), config)
+    weights = [i for i in program.instructions if i.opcode is isa.Opcode.LOAD and i.layer.endswith(("qkv", "proj", "fc1", "fc2"))]
+    loaded = [i.anchors or (i.fields["memory"], i.fields["target"]) for i in weights if i.fields["target"] == isa.Target.SCRATCHPAD.value]
+    assert len(set(loaded)) == len(loaded) > 0
+
+
 def test_rows_are_cut_where_accumulators_are_few(network):
     program = compile_network(network, CoreConfig(lanes=8, accumulator_rows=8))
     rows = [i.fields["rows"] for i in program.instructions if i.opcode is isa.Opcode.MATMUL]
@@ -139,8 +164,8 @@ def test_the_description_lists_every_buffer_and_weight_chunk(network):
     ("settings", "message"),
     [
         (
-            {"scratchpad_bytes": 4096},
-            r"small needs a scratchpad of 8192 bytes in 8 banks; .* 4096 too few; the least that works is --set scratchpad_bytes=8192",
+            {"scratchpad_bytes": 2048},
+            r"small needs a scratchpad of 4096 bytes in 8 banks; .* 2048 too few; the least that works is --set scratchpad_bytes=4096",
         ),
         (
             {"program_depth": 32},

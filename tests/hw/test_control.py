@@ -213,14 +213,15 @@ async def the_first_error_stops_the_core_until_it_is_cleared(dut):
     # 12 cycles after the start pulse: instruction 5 was the last one with time to be dispatched.
     await host.fail(("rows", Error.FIELD), ("load", Error.MEMORY_READ))
     await host.fail(("array", Error.ADDRESS))
+    await ClockCycles(dut.clk, ControlRegisters.ERROR_LATENCY - 1)
     assert dut.halt.value and dut.interrupt.value
     taken = len(host.taken)
     assert [await host.read(register) for register in (Register.STATUS, Register.ERROR, Register.ERROR_INSTRUCTION)] == [
         FAILED,
         Error.MEMORY_READ.value,
-        (12 - Sequencer.DISPATCH_CYCLES - 1) // Sequencer.DISPATCH_CYCLES,
+        (13 - Sequencer.DISPATCH_CYCLES - 1) // Sequencer.DISPATCH_CYCLES,
     ]
-    assert await host.read(Register.CYCLES_LOW) == 12
+    assert await host.read(Register.CYCLES_LOW) == 13
     assert len(host.taken) == taken < 12
     await host.write(Register.CONTROL, START)
     await ClockCycles(dut.clk, 30)

@@ -86,11 +86,15 @@ def random_inputs(rng, lanes, modes, cycles):
 
 
 def exhaustive(rng, lanes, modes):
-    """Inputs in which every operand of every mode meets every weight, one byte of a row being kept, and the rows as :func:`schedule`."""
-    unit = [(False, 0), (True, 0)]
+    """Inputs in which every operand of every mode meets every weight, and the rows as :func:`schedule`.
+
+    Of a row one byte is kept, or all in an array without narrow modes.
+    """
+    narrow = any(mode in BITS for mode in modes)
+    unit = [(False, 0), (True, 0)] if narrow else [(False, 0)]
     operands = {mode: [(byte, *setting) for byte in range(256) for setting in unit] for mode in modes}
     if LOG2 in modes:
-        operands[LOG2] = operands[LOG2][:32]
+        operands[LOG2] = operands[LOG2][: 16 * len(unit)]
     if INT4 in modes:
         # One byte and zero point for each pair of differences.
         differences = {(low - z, high - z): (low & 15 | (high & 15) << 4, False, z) for low, high, z in product(range(-8, 8), repeat=3)}
@@ -105,7 +109,8 @@ def exhaustive(rng, lanes, modes):
         bytes_, units, zeros = map(np.array, zip(*operands[mode], strict=True))
         inputs.moving[rows] = bytes_.astype(np.uint8).view(np.int8)[:, None]
         inputs.codebook[rows], inputs.zero[rows], inputs.mode[rows] = np.where(units, UNIT, 1 - UNIT), zeros, mode
-        inputs.keep[rows] = np.arange(lanes) == rng.integers(0, lanes, (len(bytes_), 1))
+        if narrow:
+            inputs.keep[rows] = np.arange(lanes) == rng.integers(0, lanes, (len(bytes_), 1))
         expected += [(cycle, *products(inputs, cycle, tile)) for cycle in range(rows.start, rows.stop)]
         cycles = rows.stop
     return inputs, expected
@@ -172,7 +177,7 @@ async def products_match_numpy(dut, rows_per_lane, more_rows, gaps):
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def every_product_is_exact(dut):
     lanes, modes = int(os.environ["LANES"]), [int(mode) for mode in os.environ["MODES"]]
-    if any(mode in BITS for mode in modes):
+    if any(mode in BITS for mode in modes) or "MULTIPLIERS" in os.environ:
         await check(dut, *exhaustive(np.random.default_rng(cocotb.RANDOM_SEED), lanes, modes))
 
 
@@ -188,20 +193,21 @@ ALL = ("int8", "log2", "int4", "int2", "binary")
 
 
 @pytest.mark.parametrize(
-    ("lanes", "modes", "kind"),
+    ("lanes", "modes", "multipliers", "kind"),
     [
-        (4, ("int8", "log2"), MacArray),
-        (12, ("int8", "log2"), MacArray),
-        (4, ("int8",), MacArray),
-        (4, ("int8", "log2"), ShiftAndAdd),
-        (8, ALL, MacArray),
-        (8, ("binary",), MacArray),
-        (8, ("int2", "binary"), MacArray),
-        (16, ("int8", "int4"), MacArray),
+        (4, ("int8", "log2"), 6, MacArray),
+        (12, ("int8", "log2"), 0, MacArray),
+        (4, ("int8",), 1, MacArray),
+        (4, ("int8", "log2"), 0, ShiftAndAdd),
+        (8, ALL, 0, MacArray),
+        (8, ("binary",), 0, MacArray),
+        (8, ("int2", "binary"), 0, MacArray),
+        (16, ("int8", "int4"), 0, MacArray),
     ],
 )
-def test_mac_array_multiplies_tile_after_tile(lanes, modes, kind, tmp_path):
-    array = kind(CoreConfig(lanes=lanes, modes=modes))
+def test_mac_array_multiplies_tile_after_tile(lanes, modes, multipliers, kind, tmp_path):
+    array = kind(CoreConfig(lanes=lanes, modes=modes, array_multipliers=multipliers))
     codes = "".join(str(Mode[mode.upper()].value) for mode in modes)
-    model = build(array, name=f"{kind.__name__.lower()}_{lanes}_{'_'.join(modes)}")
-    run(model, __file__, test_dir=tmp_path, seed=1, env={"LANES": str(lanes), "MODES": codes, "LATENCY": str(array.latency)})
+    model = build(array, name=f"{kind.__name__.lower()}_{lanes}_{multipliers}_{'_'.join(modes)}")
+    env = {"LANES": str(lanes), "MODES": codes, "LATENCY": str(array.latency)}
+    run(model, __file__, test_dir=tmp_path, seed=1, env=env | ({"MULTIPLIERS": str(multipliers)} if multipliers else {}))

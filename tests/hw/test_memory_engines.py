@@ -9,7 +9,7 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from vitloom.hw import isa
 from vitloom.hw.config import MODES, CoreConfig
 from vitloom.hw.isa import Error, Opcode, Target
-from vitloom.hw.memory_engines import LoadEngine, StoreEngine, table_words, target_words
+from vitloom.hw.memory_engines import LoadEngine, StoreEngine, block_words, table_words, target_words
 from vitloom.hw.memory_port import MAX_BURST
 from vitloom.hw.scratchpad import READ_LATENCY
 from vitloom.sim.memory import Memory
@@ -27,12 +27,14 @@ PORTS = {
     Target.EXP_TABLE: "exp_table",
     Target.ROW_MAP: "row_map",
     Target.CODE_TABLE: "code_table",
+    Target.PROGRAM: "program",
 }
+PROGRAM_DEPTH = 16
 BASE = 37
 MEMORY_WORDS = 1200
 
 
-def config(lanes, memory_bytes_per_cycle, memory_latency, map_rows=MAP_ROWS, modes=MODES[:2]):
+def config(lanes, memory_bytes_per_cycle, memory_latency, map_rows=MAP_ROWS, modes=MODES[:2], program_stream=False):
     return CoreConfig(
         lanes=lanes,
         memory_bytes_per_cycle=memory_bytes_per_cycle,
@@ -42,6 +44,8 @@ def config(lanes, memory_bytes_per_cycle, memory_latency, map_rows=MAP_ROWS, mod
         constant_channels=128,
         norm_channels=128,
         map_rows=map_rows,
+        program_depth=PROGRAM_DEPTH,
+        program_stream=program_stream,
         modes=tuple(modes),
     )
 
@@ -76,6 +80,7 @@ async def prepare(dut, config, rng, stall, errors=()):
 async def watch(dut, pulses):
     """Append (cycle, name, value) of each start, done, error and write, a write's value being (address, data)."""
     ports = [name for name in PORTS.values() if hasattr(dut, f"{name}__enable")]
+    parts = {name: ("index", "word", "data") if name == "program" else ("address", "data") for name in ports}
     cycle = 0
     while True:
         await RisingEdge(dut.clk)
@@ -84,7 +89,7 @@ async def watch(dut, pulses):
                 pulses.append((cycle, name, value))
         for name in ports:
             if getattr(dut, f"{name}__enable").value:
-                pulses.append((cycle, name, tuple(getattr(dut, f"{name}__{part}").value.to_unsigned() for part in ("address", "data"))))
+                pulses.append((cycle, name, tuple(getattr(dut, f"{name}__{part}").value.to_unsigned() for part in parts[name])))
         cycle += 1
 
 
@@ -113,6 +118,10 @@ def expected_writes(config, content, target, memory, words, destination):
         first, width = destination * (config.lanes // 4), isa.ADDRESS.width
         entries = [value >> 32 * part & (1 << width) - 1 for value in data for part in range(config.lanes // 4)]
         return [(entry, value) for entry, value in enumerate(entries, first) if entry < MAP_ROWS]
+    if target is Target.PROGRAM:
+        first = PROGRAM_DEPTH // 2 * isa.INSTRUCTION_WORDS + destination * config.lanes // 4
+        entries = [value >> 32 * part & 0xFFFF_FFFF for value in data for part in range(config.lanes // 4)]
+        return [(*divmod(entry, isa.INSTRUCTION_WORDS), value) for entry, value in enumerate(entries, first)]
     if target not in TABLES:
         return [(destination + word, value) for word, value in enumerate(data)]
     mask = (1 << TABLES[target]) - 1
@@ -138,6 +147,9 @@ async def loads(dut, stall):
     jobs += [(target, 11, words, start) for target in tables for words, start in ((table, 0), (table, table), (2 * table, 0), (1, table))]
     if config_.map_rows:
         jobs += [(Target.ROW_MAP, 13, 2, 3), (Target.ROW_MAP, 17, 1, target_words(config_, Target.ROW_MAP) - 1)]
+    if config_.program_stream:
+        block = block_words(config_)
+        jobs += [(Target.PROGRAM, 19, block, 0), (Target.PROGRAM, 23, block, block), (Target.PROGRAM, 29, 2, block)]
     jobs += [(Target.SCRATCHPAD, MEMORY_WORDS - 5, 5, config_.scratchpad_words - 5)]
     jobs = [jobs[index] for index in rng.permutation(len(jobs))]
     words = [instruction(Opcode.LOAD, target=target, memory=first, words=count, destination=start) for target, first, count, start in jobs]
@@ -164,7 +176,7 @@ async def refused_loads(dut):
     memory, pulses = await prepare(dut, config_, rng, 0.0)
     good = {"target": Target.SCRATCHPAD, "memory": 3, "words": 2, "destination": 5}
     targets = [target for target in PORTS if target_words(config_, target)]
-    bad = [({"words": 0}, Error.FIELD), ({"target": 7}, Error.FIELD), ({"target": 7, "words": 0}, Error.FIELD)]
+    bad = [({"words": 0}, Error.FIELD), ({"target": 7, "words": 0}, Error.FIELD)]
     bad += [({"target": target}, Error.FIELD) for target in PORTS if target not in targets]
     for target in targets:
         size = target_words(config_, target)
@@ -172,7 +184,7 @@ async def refused_loads(dut):
         bad += [({"target": target, "words": size - last + 1, "destination": last}, Error.ADDRESS)]
         bad += [({"target": target, "words": 1, "destination": size}, Error.ADDRESS)]
         bad += [({"target": target, "words": (1 << 20) - 1, "destination": (1 << 20) - 1}, Error.ADDRESS)]
-    bad += [({"target": target, "words": 1, "destination": 1}, Error.ADDRESS) for target in TABLES if target in targets]
+    bad += [({"target": target, "words": 1, "destination": 1}, Error.ADDRESS) for target in (*TABLES, Target.PROGRAM) if target in targets]
     words = [instruction(Opcode.LOAD, **fields) for change, _ in bad for fields in (good | change, good)]
     cocotb.start_soon(drive(dut, "instruction", words))
     await until(dut, pulses, "done", len(bad))
@@ -180,7 +192,7 @@ async def refused_loads(dut):
     expected = expected_writes(config_, memory.content, Target.SCRATCHPAD, 3, 2, 5)
     assert of(pulses, *PORTS.values()) == expected * len(bad)
     starts = [cycle for cycle, name, _ in pulses if name == "start"]
-    assert [cycle for cycle, name, _ in pulses if name == "error"] == [cycle + 1 for cycle in starts[::2]]
+    assert [cycle for cycle, name, _ in pulses if name == "error"] == [cycle + 3 for cycle in starts[::2]]
 
 
 @cocotb.test(timeout_time=200, timeout_unit="us")
@@ -308,7 +320,7 @@ async def a_write_error_is_reported_once_and_without_done(dut, stall, burst):
 
 
 @cocotb.test(timeout_time=200, timeout_unit="us")
-@cocotb.parametrize(wait=[0, 1, 2, 40])
+@cocotb.parametrize(wait=[0, 1, 3, 4, 40])  # cancelled when accepted, before its first burst, after it
 async def a_cancelled_store_keeps_the_port_in_order(dut, wait):
     config_, _, memory, pulses, words = await prepare_store(dut, 0.0)
     dut.instruction__payload.value = instruction(Opcode.STORE, memory=0, words=100, source=0)
@@ -318,7 +330,7 @@ async def a_cancelled_store_keeps_the_port_in_order(dut, wait):
         await RisingEdge(dut.clk)
         dut.instruction__valid.value = 0
     dut.cancel.value = 0
-    jobs = ([(0, 100, 0)] if wait > 1 else []) + [(500, 5, 7)]
+    jobs = ([(0, 100, 0)] if wait > 3 else []) + [(500, 5, 7)]
     expected = stored(config_, memory.content, words, jobs)
     cocotb.start_soon(drive(dut, "instruction", [instruction(Opcode.STORE, memory=500, words=5, source=7)]))
     await until(dut, pulses, "done", 1)
@@ -328,9 +340,9 @@ async def a_cancelled_store_keeps_the_port_in_order(dut, wait):
 
 CONFIGURATIONS = [
     {"lanes": 8, "memory_bytes_per_cycle": 8, "memory_latency": 1},
-    {"lanes": 8, "memory_bytes_per_cycle": 2, "memory_latency": 12, "map_rows": 0},
+    {"lanes": 8, "memory_bytes_per_cycle": 2, "memory_latency": 12, "map_rows": 0, "program_stream": True},
     {"lanes": 8, "memory_bytes_per_cycle": 4, "memory_latency": 12, "modes": ["int8", "binary"]},
-    {"lanes": 12, "memory_bytes_per_cycle": 4, "memory_latency": 30},
+    {"lanes": 12, "memory_bytes_per_cycle": 4, "memory_latency": 30, "program_stream": True},
 ]
 
 

@@ -23,16 +23,20 @@ from vitloom.sim.streams import pack, reset, start_clock, unpack
 LANES = int(os.environ.get("LANES", 4))
 MAP_ROWS = int(os.environ.get("MAP_ROWS", 64))
 NARROW = int(os.environ.get("NARROW", 0))
+ROW_LANES = int(os.environ.get("ROW_LANES", 0))
 WORDS = 4096
 SCALES = (0.02, 0.3)  # of the two tables
 CODES = np.random.default_rng(4).integers(-8, 8, (2, isa.TABLE_ENTRIES)).astype(np.int8)  # the two code tables
 
 
-def configuration(lanes, map_rows, narrow):
-    return CoreConfig(lanes=lanes, norm_channels=512, map_rows=map_rows, modes=MODES if narrow else MODES[:2])
+def configuration(lanes, map_rows, narrow, row_lanes):
+    modes = MODES if narrow else MODES[:2]
+    return CoreConfig(
+        lanes=lanes, norm_channels=512, map_rows=map_rows, modes=modes, row_lanes=row_lanes, memory_bytes_per_cycle=row_lanes or lanes
+    )
 
 
-CONFIG = configuration(LANES, MAP_ROWS, NARROW)
+CONFIG = configuration(LANES, MAP_ROWS, NARROW, ROW_LANES)
 
 
 class Bench:
@@ -128,6 +132,7 @@ class Layer:
             for byte in range(isa.NORM_BYTES):
                 word = pack([record >> 8 * byte & 255 for record in records[block * LANES : (block + 1) * LANES]])
                 await bench.write("norm_write", (self.constant + block) * isa.NORM_BYTES + byte, word)
+                await bench.idle(CONFIG.row_parts - 1)
 
     def result(self, rows):
         return layer_norm(rows, self.zero, self.alpha, self.gain, self.offset, self.epsilon)
@@ -213,7 +218,7 @@ async def matches_golden_and_takes_the_cycles_it_says(dut):
         while not bench.events[1:]:
             await bench.step()
         np.testing.assert_array_equal(bench.memory, wanted, err_msg=str(fields))
-        assert bench.read == addresses(fields, "input").ravel().tolist()
+        assert bench.read == addresses(fields, "input").ravel().repeat(CONFIG.row_parts).tolist()
         assert [address for _, address in bench.written] == addresses(fields, "output").ravel().tolist()
         (start, _), (done, name) = bench.events
         assert name == "done" and done == bench.written[-1][0] + 1
@@ -282,7 +287,10 @@ async def short_instructions_follow_with_a_cycle_between(dut):
     await bench.begin()
     norm = {**placed(10, 3), "channels": 3 * LANES, "log2_channels": 3, "epsilon": 1}
     for opcode, fields in ((Opcode.SOFTMAX, {**placed(30, 2), "columns": 2 * LANES}), (Opcode.NORM, norm)):
-        words, cycles = fields["rows"] * fields["words"], RowEngine.cycles(CONFIG, opcode, fields["rows"], fields["words"])
+        words, cycles = (
+            fields["rows"] * fields["words"] * CONFIG.row_parts,
+            RowEngine.cycles(CONFIG, opcode, fields["rows"], fields["words"]),
+        )
         bench.events.clear()
         for _ in range(5):
             await bench.issue(opcode, **fields)
@@ -322,12 +330,12 @@ async def refuses_what_it_cannot_do_without_any_access(dut):
         (Opcode.SOFTMAX, {**softmax, "rows": 0}, Error.FIELD),
         (Opcode.SOFTMAX, {**softmax, "words": 0}, Error.FIELD),
         (Opcode.SOFTMAX, {**softmax, "columns": 0}, Error.FIELD),
-        (Opcode.SOFTMAX, {**softmax, "words": LogSoftmax.longest_row(CONFIG) + 1}, Error.FIELD),
+        (Opcode.SOFTMAX, {**softmax, "words": LogSoftmax.longest_row(CONFIG) // CONFIG.row_parts + 1}, Error.FIELD),
         (Opcode.NORM, {**norm, "rows": 0}, Error.FIELD),
         (Opcode.NORM, {**norm, "words": 0}, Error.FIELD),
         (Opcode.NORM, {**norm, "channels": 0}, Error.FIELD),
         (Opcode.NORM, {**norm, "channels": 2049}, Error.FIELD),
-        (Opcode.NORM, {**norm, "words": LayerNorm.longest_row(CONFIG) + 1}, Error.FIELD),
+        (Opcode.NORM, {**norm, "words": LayerNorm.longest_row(CONFIG) // CONFIG.row_parts + 1}, Error.FIELD),
         (Opcode.NORM, {**norm, "constant": blocks - 1}, Error.ADDRESS),
         (Opcode.NORM, {**norm, "map": 1, "map_base": max(MAP_ROWS - 1, 0)}, Error.ADDRESS if MAP_ROWS else Error.FIELD),
         (Opcode.LOAD, {}, Error.OPCODE),
@@ -344,9 +352,9 @@ async def refuses_what_it_cannot_do_without_any_access(dut):
 
     # the limits themselves are good
     good = [
-        (Opcode.SOFTMAX, {**softmax, "rows": 1, "words": LogSoftmax.longest_row(CONFIG)}),
+        (Opcode.SOFTMAX, {**softmax, "rows": 1, "words": LogSoftmax.longest_row(CONFIG) // CONFIG.row_parts}),
         (Opcode.NORM, {**norm, "constant": blocks - 2}),
-        (Opcode.NORM, {**norm, "rows": 1, "words": LayerNorm.longest_row(CONFIG)}),
+        (Opcode.NORM, {**norm, "rows": 1, "words": LayerNorm.longest_row(CONFIG) // CONFIG.row_parts}),
     ]
     for opcode, fields in good:
         bench.events.clear()
@@ -382,8 +390,9 @@ async def reset_leaves_nothing_of_an_instruction(dut, opcode, cycles):
     assert len(bench.written) == wanted.shape[0] * wanted.shape[1]
 
 
-@pytest.mark.parametrize(("lanes", "map_rows", "narrow"), [(4, 64, 0), (8, 0, 0), (8, 64, 0), (8, 64, 1)])
-def test_row_engine(lanes, map_rows, narrow, tmp_path):
-    component = RowEngine(configuration(lanes, map_rows, narrow))
-    env = {"LANES": str(lanes), "MAP_ROWS": str(map_rows), "NARROW": str(narrow)}
-    run_component(component, name=f"row_engine_{lanes}_{map_rows}_{narrow}", test_module=__file__, test_dir=tmp_path, env=env, seed=lanes)
+@pytest.mark.parametrize(("lanes", "map_rows", "narrow", "row_lanes"), [(4, 64, 0, 0), (8, 0, 0, 2), (8, 64, 0, 0), (8, 64, 1, 0)])
+def test_row_engine(lanes, map_rows, narrow, row_lanes, tmp_path):
+    component = RowEngine(configuration(lanes, map_rows, narrow, row_lanes))
+    env = {"LANES": str(lanes), "MAP_ROWS": str(map_rows), "NARROW": str(narrow), "ROW_LANES": str(row_lanes)}
+    name = f"row_engine_{lanes}_{map_rows}_{narrow}_{row_lanes}"
+    run_component(component, name=name, test_module=__file__, test_dir=tmp_path, env=env, seed=lanes)

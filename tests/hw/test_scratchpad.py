@@ -134,7 +134,7 @@ async def conflicts_are_reported_and_do_no_harm(dut):
     await bench.cycle({0: WORDS + 1, 1: 3}, {0: (WORDS, word(7)), 1: (3 * WORDS, word(8))})
     for _ in range(READ_LATENCY):
         await bench.cycle()
-    assert bench.pulses("conflict") == [cycle + 1 for cycle, _, _ in cycles]
+    assert bench.pulses("conflict") == [cycle + Scratchpad.ERROR_LATENCY for cycle, _, _ in cycles]
     for cycle, client, value in cycles:
         if client is not None:
             np.testing.assert_array_equal(bench.history[cycle + READ_LATENCY][0][client], value)
@@ -152,7 +152,7 @@ async def accesses_outside_are_reported_and_ignored(dut):
     cycles = [await bench.cycle({client: address}) for address in outside for client in range(len(READERS))]
     cycles += [await bench.cycle(writes={client: (address, word(3))}) for address in outside for client in range(len(WRITERS))]
     np.testing.assert_array_equal([await bench.read(0, last), await bench.read(0, 0)], [word(1), word(2)])
-    assert bench.pulses("out_of_range") == [cycle + 1 for cycle in cycles]
+    assert bench.pulses("out_of_range") == [cycle + Scratchpad.ERROR_LATENCY for cycle in cycles]
     assert bench.pulses("conflict") == []
 
 
@@ -161,7 +161,8 @@ async def halt_stops_writes_but_not_reads(dut):
     bench = Bench(dut)
     await bench.start()
     await bench.cycle(writes={client: (client * WORDS, word(client + 1)) for client in range(3)})
-    await bench.cycle()
+    for _ in range(Scratchpad.WRITE_LATENCY):
+        await bench.cycle()
     for _ in range(3):
         await bench.cycle(writes={client: (client * WORDS, word(-1)) for client in range(3)}, halt=1)
     await bench.cycle({client: client * WORDS for client in range(3)}, halt=1)

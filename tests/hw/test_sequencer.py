@@ -1,4 +1,5 @@
 import os
+from collections import deque
 from dataclasses import astuple, dataclass, field
 
 import cocotb
@@ -15,6 +16,8 @@ from vitloom.sim.sequencer_timing import Timing, simulate_queues
 from vitloom.sim.streams import reset, start_clock
 
 DEPTH = 128
+STREAM = os.environ.get("STREAM") == "1"
+BLOCK = DEPTH // 4
 CAPACITY = (2, 3, 1, 8)
 ENGINE_OPCODES = {queue: [opcode for opcode, owner in isa.OPCODE_QUEUE.items() if owner == queue] for queue in Queue}
 
@@ -48,6 +51,17 @@ def random_program(rng, length):
     return [*program, END]
 
 
+def streamed(program):
+    """The program with a LOAD at the beginning of each block from 1 on that brings the next, and that block's number by the LOAD's word."""
+    result, rest, brought = program[:BLOCK], program[BLOCK:], {}
+    while len(rest) > BLOCK:
+        number = len(result) // BLOCK + 1
+        load = instruction(Opcode.LOAD, Queue.LOAD, give=1 << Queue.LOAD.value, body=number)
+        brought[encode(load)] = number
+        result, rest = [*result, load, *rest[: BLOCK - 1]], rest[BLOCK - 1 :]
+    return [*result, *rest], brought
+
+
 @dataclass
 class FakeEngine:
     """Holds ``capacity`` instructions; is ready ``gaps`` cycles after a transfer; an instruction takes ``durations`` cycles."""
@@ -74,10 +88,20 @@ class FakeEngine:
         return self.starts[-1], self.dones[-1]
 
 
-def fake_engines(seed):
+def fake_engines(seed, size=DEPTH):
     rng = np.random.default_rng(seed)
     slow = rng.integers(1, 40)
-    return [FakeEngine(capacity, rng.integers(1, 6, DEPTH + 1), rng.integers(1, slow + 1, DEPTH)) for capacity in CAPACITY]
+    return [FakeEngine(capacity, rng.integers(1, 6, size + 1), rng.integers(1, slow + 1, size)) for capacity in CAPACITY]
+
+
+def engines_of_streamed(program, brought, seed):
+    """Fake engines of a streamed program: a LOAD of a block ends some time after its last word is written."""
+    engines = fake_engines(seed, len(program))
+    loads = [fields for fields in program if fields["queue"] == Queue.LOAD.value and fields["opcode"] == Opcode.LOAD.value]
+    for place, fields in enumerate(loads):
+        if encode(fields) in brought:
+            engines[Queue.LOAD.value].durations[place] += 2 * BLOCK * isa.INSTRUCTION_WORDS
+    return engines
 
 
 class Bench:
@@ -85,9 +109,12 @@ class Bench:
 
     def __init__(self, dut):
         self.dut = dut
+        self.program, self.brought = [], {}
 
     async def begin(self):
         start_clock(self.dut)
+        if STREAM:
+            self.dut.refill__enable.value = 0
         self.dut.start.value = self.dut.halt.value = self.dut.program_write__enable.value = 0
         for queue in range(isa.QUEUES):
             self.port(queue, "instruction__ready").value = self.port(queue, "done").value = 0
@@ -97,18 +124,21 @@ class Bench:
         return getattr(self.dut, f"queues__{queue}__{name}")
 
     async def load(self, program):
-        self.dut.program_write__enable.value = 1
         for index, fields in enumerate(program):
             for word in range(isa.INSTRUCTION_WORDS):
-                self.dut.program_write__index.value = index
-                self.dut.program_write__word.value = word
-                self.dut.program_write__data.value = encode(fields) >> 32 * word & 0xFFFF_FFFF
+                self.write("program_write", index, fields, word)
                 await RisingEdge(self.dut.clk)
         self.dut.program_write__enable.value = 0
+
+    def write(self, port, index, fields, word):
+        """Put a word of an instruction on the port ``program_write`` or ``refill``."""
+        for name, value in {"enable": 1, "index": index, "word": word, "data": encode(fields) >> 32 * word & 0xFFFF_FFFF}.items():
+            getattr(self.dut, f"{port}__{name}").value = value
 
     async def run(self, engines, limit=20000, halt_from=None):
         """Run until ``finished`` or an error; returns what was transferred, by queue, the last cycle, and the error."""
         words = [[] for _ in engines]
+        refills = deque()
         self.running = []
         for cycle in range(limit):
             self.dut.start.value = int(cycle == 0)
@@ -116,12 +146,19 @@ class Bench:
             for queue, engine in enumerate(engines):
                 self.port(queue, "instruction__ready").value = int(engine.ready(cycle))
                 self.port(queue, "done").value = int(cycle in engine.dones[-8:])
+            if STREAM:
+                self.dut.refill__enable.value = 0
+                if refills:
+                    self.write("refill", *refills.popleft())
             await RisingEdge(self.dut.clk)
             self.running.append(int(self.dut.running.value))
             for queue, engine in enumerate(engines):
                 if self.port(queue, "instruction__valid").value and engine.ready(cycle):
                     engine.transfer(cycle)
                     words[queue].append(int(self.port(queue, "instruction__payload").value))
+                    if number := self.brought.get(words[queue][-1]):
+                        first, block = DEPTH // 2 + number % 2 * BLOCK, self.program[number * BLOCK :][:BLOCK]
+                        refills.extend((first + i, fields, j) for i, fields in enumerate(block) for j in range(isa.INSTRUCTION_WORDS))
             error = int(self.dut.error.value)
             if self.dut.finished.value or error:
                 return words, cycle, Error(error)
@@ -147,7 +184,8 @@ async def random_programs_start_when_the_model_says(dut):
         await bench.load(program)
         engines = fake_engines(seed)
         words, last, error = await bench.run(engines)
-        timings, finished = simulate_queues(program, fake_engines(seed), queue_depth=int(os.environ["QUEUE_DEPTH"]))
+        block = BLOCK if STREAM else 0
+        timings, finished = simulate_queues(program, fake_engines(seed), queue_depth=int(os.environ["QUEUE_DEPTH"]), block=block)
         expected = [
             (fields["queue"], encode(fields), timing.start, timing.done)
             for fields, timing in zip(program, timings, strict=False)
@@ -157,6 +195,49 @@ async def random_programs_start_when_the_model_says(dut):
         assert (last, error) == (finished, Error.NONE)
         await RisingEdge(dut.clk)
         assert [*bench.running, int(dut.running.value)] == [0, *[1] * finished, 0]
+
+
+@cocotb.test(timeout_time=10, timeout_unit="ms", skip=not STREAM)
+async def streamed_programs_start_when_the_model_says(dut):
+    """Programs of several times the program memory; each twice, of which the host writes the first blocks once."""
+    bench = Bench(dut)
+    await bench.begin()
+    waits = 0
+    for seed in range(3):
+        bench.program, bench.brought = program, _ = streamed(random_program(np.random.default_rng(seed), 3 * DEPTH))
+        await bench.load(program[: DEPTH // 2])
+        reference = engines_of_streamed(program, bench.brought, seed)
+        timings, finished = simulate_queues(program, reference, queue_depth=int(os.environ["QUEUE_DEPTH"]), block=BLOCK)
+        expected = [
+            (fields["queue"], encode(fields), timing.start, timing.done)
+            for fields, timing in zip(program, timings, strict=False)
+            if fields["opcode"] != Opcode.SYNC.value
+        ]
+        for _ in range(2):
+            engines = engines_of_streamed(program, bench.brought, seed)
+            words, last, error = await bench.run(engines)
+            assert as_run(program, words, engines) == expected, f"program {seed}"
+            assert (last, error) == (finished, Error.NONE)
+        assert int(dut.dispatched.value) == len(program) - 1
+        first = [timing.dispatch for timing in timings[BLOCK::BLOCK]]
+        before = [timing.dispatch for timing in timings[BLOCK - 1 :: BLOCK]]
+        waits += sum(at > after + Sequencer.DISPATCH_CYCLES for at, after in zip(first, before, strict=False))
+    assert waits > 10
+
+
+@cocotb.test(timeout_time=1, timeout_unit="ms", skip=not STREAM)
+async def a_block_that_nothing_brings_is_an_error(dut):
+    bench = Bench(dut)
+    await bench.begin()
+    program, brought = streamed([instruction(Opcode.LOAD, Queue.LOAD)] * (2 * DEPTH))
+    late = max(index for index, fields in enumerate(program) if encode(fields) in brought and index < DEPTH)
+    program[late] = program[late] | {"give": 0}
+    bench.program, bench.brought = program, brought
+    await bench.load(program[: DEPTH // 2])
+    _, _, error = await bench.run(engines_of_streamed(program, brought, 0))
+    assert error is Error.PROGRAM
+    await RisingEdge(dut.clk)
+    assert int(dut.dispatched.value) == DEPTH - 1
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -224,12 +305,11 @@ async def halt_stops_offers_and_dispatch(dut):
     assert again == full
 
 
-@pytest.mark.parametrize("queue_depth", [2, 8])
-def test_sequencer(queue_depth, tmp_path):
-    config = CoreConfig(lanes=4, program_depth=DEPTH, queue_depth=queue_depth)
-    run_component(
-        Sequencer(config), name="sequencer", test_module=__file__, test_dir=tmp_path, env={"QUEUE_DEPTH": str(queue_depth)}, seed=1
-    )
+@pytest.mark.parametrize(("queue_depth", "stream"), [(2, False), (8, True)])
+def test_sequencer(queue_depth, stream, tmp_path):
+    config = CoreConfig(lanes=4, program_depth=DEPTH, queue_depth=queue_depth, program_stream=stream)
+    env = {"QUEUE_DEPTH": str(queue_depth), "STREAM": str(int(stream))}
+    run_component(Sequencer(config), name="sequencer", test_module=__file__, test_dir=tmp_path, env=env, seed=1)
 
 
 def test_the_model_follows_the_published_rule():
@@ -243,9 +323,9 @@ def test_the_model_follows_the_published_rule():
     ]
     engines = [FakeEngine(2, np.ones(8, int), np.full(8, 10)) for _ in Queue]
     timings, finished = simulate_queues(program, engines, queue_depth=2, start=100)
-    assert [astuple(timing) for timing in timings] == [(102, 116, 126), (104, 105, 115), (106, 127, 127), (108, 128, 138)]
-    assert timings[1] == Timing(dispatch=104, start=105, done=115)
-    assert finished == 139
+    assert [astuple(timing) for timing in timings] == [(102, 119, 129), (104, 107, 117), (106, 131, 131), (108, 133, 143)]
+    assert timings[1] == Timing(dispatch=104, start=107, done=117)
+    assert finished == 144
 
 
 def test_the_model_refuses_programs_that_never_end():

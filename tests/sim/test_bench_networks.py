@@ -50,6 +50,7 @@ def test_every_number_that_is_asked_for_has_a_case():
         "2 B/cycle",
         "16 B/cycle, random stalls",
         "320 KiB scratchpad, 16 B/cycle",
+        "256 KiB scratchpad, 2 B/cycle",
     }
 
 

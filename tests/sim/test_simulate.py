@@ -103,14 +103,16 @@ def test_cycles_outside_their_bounds_are_reported(tiny_network, tiny_config, tin
         {"lanes": 8},
         {"lanes": 8, "memory_bytes_per_cycle": 2, "memory_latency": 3},
         {"lanes": 4, "epilogue_lanes": 4, "memory_latency": 100},
-        {"lanes": 8, "epilogue_lanes": 4, "queue_depth": 2, "banks": 4},
-        {"lanes": 12, "scratchpad_bytes": 1 << 15},
+        {"lanes": 8, "epilogue_lanes": 4, "queue_depth": 2, "banks": 4, "program_depth": 16, "program_stream": True},
+        {"lanes": 12, "scratchpad_bytes": 1 << 15, "program_depth": 32, "program_stream": True},
     ],
 )
 def test_other_cores_agree_as_well(tiny_network, tiny_config, tiny_images, changes):
-    result = simulate(tiny_network, tiny_config(**changes), tiny_images[:1])
+    """Two runs each: of a streamed program the host writes the first blocks once."""
+    result = simulate(tiny_network, tiny_config(**changes), tiny_images[:2])
     assert (result.mismatches, result.differences) == ([], [])
-    assert result.values_compared == values_of(tiny_network, 1)
+    assert result.values_compared == values_of(tiny_network, 2)
+    assert result.program.streamed == changes.get("program_stream", False)
 
 
 def test_a_fault_in_the_parameters_is_found(tiny_network, tiny_config, tiny_images, monkeypatch):
