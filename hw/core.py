@@ -8,7 +8,7 @@ from . import isa
 from .array.engine import ArrayEngine
 from .config import CoreConfig
 from .control import ERROR_SOURCES, ControlPort, ControlRegisters
-from .memory_engines import LoadEngine, StoreEngine
+from .load_engine import LoadEngine
 from .memory_port import MemoryPort
 from .rows.engine import RowEngine
 from .scratchpad import PARTS, READERS, WRITERS, Scratchpad, WritePort
@@ -16,6 +16,7 @@ from .sequencer import Sequencer
 from .serial.engine import SerialArrayEngine
 from .serial.scratchpad import SerialScratchpad
 from .serial.sequencer import SerialSequencer
+from .store_engine import StoreEngine
 
 __all__ = ["Core", "TracePort"]
 
