@@ -98,7 +98,7 @@ def test_a_block_of_the_program_that_comes_wrong_is_found(network):
         check(changed(program, at={index: {"opcode": isa.Opcode.SYNC, "fields": {}}}))
     missing = changed(program, at={index: {"fields": fields | {"memory": 0}}})
     with pytest.raises(RuntimeError, match="instruction 16 is not in the program memory"):
-        Interpreter(missing).run(np.zeros((16, 27), np.int8))
+        Interpreter(missing).run(np.zeros((16, 4), np.int8))
 
 
 def test_an_address_outside_is_found(program):
