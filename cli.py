@@ -18,7 +18,6 @@ from .boards.elaborate import elaborate
 from .boards.frames import BAUD
 from .boards.host import open_device
 from .boards.run import run_on_board, run_text
-from .boards.synth import UNITS, synth, table
 from .compiler.compile import compile_network
 from .hw.bus.core import BUSES
 from .hw.config import LANES, PRESETS, preset
@@ -35,6 +34,7 @@ from .sim.result_text import print_result
 from .sim.runner import SimulationError
 from .sim.simulate import simulate
 from .sim.stalls import check_seed
+from .sim.synth_command import add_options, run_synth
 from .sim.timeline import windows
 
 __all__ = ["main"]
@@ -125,10 +125,9 @@ def _add_elaborate(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_synth(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("synth", help="resources and clock on an ECP5")
+    command = commands.add_parser("synth", help="resources and clock on an FPGA, or area and clock in standard cells")
     _add_config(command)
-    command.add_argument("--unit", metavar="U", default="core", choices=UNITS, help=f"one of {', '.join(UNITS)} (default core)")
-    command.add_argument("--pnr", action="store_true", help="place and route, too")
+    add_options(command)
     _add_json(command)
     command.set_defaults(run=_synth)
 
@@ -267,14 +266,7 @@ def _elaborate(given: argparse.Namespace) -> int:
 
 
 def _synth(given: argparse.Namespace) -> int:
-    config = preset(given.preset, given.settings)
-    _progress(f"synthesising {given.unit}, minutes for a large one")
-    result = synth(config, preset=given.preset, unit=given.unit, pnr=given.pnr)
-    if given.json:
-        write_json(result, given.json)
-    if given.json != "-":
-        print(table([result]), end="")
-    return 0
+    return run_synth(given, preset(given.preset, given.settings), _progress)
 
 
 def _quantize(given: argparse.Namespace) -> int:

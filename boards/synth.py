@@ -1,8 +1,9 @@
-"""Resources and clock of the core or of one of its units, on the ECP5 of the reference board."""
+"""Resources and clock of the core or of one of its units: on an FPGA, or in standard cells."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,22 @@ from amaranth.lib import wiring
 
 from ..hw.array.accumulators import Accumulators
 from ..hw.array.mac_array import MacArray
-from ..hw.config import CoreConfig
+from ..hw.config import PACKING, CoreConfig
 from ..hw.core import Core
 from ..hw.epilogue.epilogue import Epilogue
 from ..hw.rows.layer_norm import LayerNorm
 from ..hw.rows.log_softmax import LogSoftmax
 from ..hw.scratchpad import Scratchpad
 from ..hw.sequencer import Sequencer
-from .out_of_context import CELLS, place_and_route, synthesize
+from . import BOARDS
+from .asic import check_installed, map_to_cells
+from .devices import DEFAULT_DEVICE, DEVICES, Device, Use
+from .devices import device as find_device
+from .liberty import read_library
+from .out_of_context import CELLS, EXTRA, SYNTHESIS, TARGET_MHZ, route, synthesize
+from .tools import find_tool
 
-__all__ = ["DEVICE", "SPEED", "UNITS", "synth", "table"]
-
-DEVICE = "LFE5U-85F"
-SPEED = 6
+__all__ = ["UNITS", "synth", "synth_cells", "table"]
 
 #: What can be synthesised alone.
 UNITS: dict[str, Callable[[CoreConfig], wiring.Component]] = {
@@ -35,6 +39,10 @@ UNITS: dict[str, Callable[[CoreConfig], wiring.Component]] = {
     "sequencer": Sequencer,
     "core": Core,
 }
+#: Units that do all MACs of a core.
+_MULTIPLYING = ("mac_array", "core")
+#: Levels of modules of the core that are mapped to standard cells apart: its engines, and what they consist of.
+_CORE_DEPTH = 2
 
 
 def synth(
@@ -42,34 +50,121 @@ def synth(
     *,
     preset: str,
     unit: str = "core",
+    device: str | None = None,
     pnr: bool = False,
     seeds: Sequence[int] = (1,),
+    target_mhz: float = TARGET_MHZ,
     directory: Path | str = "build/synth",
 ) -> dict[str, Any]:
-    """Synthesise ``unit`` for :data:`DEVICE`, and with ``pnr`` place and route it.
+    """Synthesise ``unit`` for an FPGA, and with ``pnr`` place and route it once for each of ``seeds`` if it fits.
+
+    ``device`` is a name in :data:`.devices.DEVICES`; by default that of the board of the preset's name, or :data:`.devices.DEFAULT_DEVICE`.
 
     Returns
     -------
     dict
-        ``unit``, ``preset``, ``lanes``, ``device``, ``cells`` (a number by cell type) and with ``pnr`` ``fmax`` in MHz (the lowest of all
-        ``seeds``), ``seeds`` (MHz by seed) and ``critical_path``.
+        ``unit``, ``preset``, ``configuration``, ``lanes``, ``device``; ``cells`` (a number by the family's name of a cell); ``resources``
+        (``name``, ``cell``, ``used``, ``available``, ``percent``); ``does_not_fit`` (a sentence, or ""). Units with all MACs also have
+        ``macs_per_cycle`` by mode. Placed and routed: ``fmax`` in MHz (the lowest of all seeds), ``seeds`` (MHz by seed),
+        ``critical_path`` (of the slowest seed, :func:`.critical_path.critical_path`), and ``rates`` at that clock: by mode ``gmacs`` a
+        second, ``gmacs_per_multiplier`` (None without multipliers) and ``gmacs_per_klut``, carry cells and LUT RAM counted as LUTs.
     """
-    if unit not in UNITS:
-        raise ValueError(f"no unit {unit!r}; there are {', '.join(UNITS)}")
-    component, name = UNITS[unit](config), f"{unit}-{preset}-{config.fingerprint:08x}"
-    if pnr:
-        result = place_and_route(component, name, speed=SPEED, seeds=seeds, directory=directory)
-    else:
-        result = synthesize(component, name, directory=directory)
-    measured = {key: result[key] for key in ("fmax", "seeds", "critical_path") if key in result}
-    cells = {cell: result[cell] for cell in CELLS}
-    return {"unit": unit, "preset": preset, "lanes": config.lanes, "device": f"{DEVICE} speed {SPEED}", "cells": cells, **measured}
+    _check(unit)
+    target = find_device(device) if device is not None else BOARDS[preset].device if preset in BOARDS else DEVICES[DEFAULT_DEVICE]
+    if pnr and not seeds:
+        raise ValueError("place and route takes at least one seed")
+    if pnr and not target.family.router:
+        raise ValueError(f"there is no free place and route for {target.name}; 'vitloom elaborate --board B' writes its vendor's project")
+    for tool in (SYNTHESIS, *([target.family.router] if pnr else [])):
+        find_tool(tool, EXTRA)
+    name = f"{unit}-{preset}-{config.fingerprint:08x}-{target.name}"
+    found = synthesize(UNITS[unit](config), name, device=target, directory=directory)
+    uses: list[Use] = found["uses"]
+    result: dict[str, Any] = {
+        "unit": unit,
+        "preset": preset,
+        "configuration": asdict(config),
+        "lanes": config.lanes,
+        "device": target.title,
+        "cells": {use.kind.label: use.used for use in uses},
+        "resources": [
+            {"name": use.kind.name, "cell": use.kind.label, "used": use.used}
+            | {"available": use.available, "percent": round(use.percent, 1)}
+            for use in uses
+        ],
+        "does_not_fit": _excess(unit, target, uses),
+    }
+    if unit in _MULTIPLYING:
+        result["macs_per_cycle"] = _macs(config)
+    if pnr and not result["does_not_fit"]:
+        result |= route(Path(found["directory"]), target, seeds, target_mhz)
+        result |= {"rates": _rates(config, uses, result["fmax"])} if unit in _MULTIPLYING else {}
+    return result
+
+
+def synth_cells(
+    config: CoreConfig,
+    *,
+    preset: str,
+    liberty: Path,
+    unit: str = "core",
+    clock_mhz: float | None = None,
+    directory: Path | str = "build/synth",
+) -> dict[str, Any]:
+    """Map ``unit`` to the standard cells of a liberty file, the core's units apart from each other.
+
+    Returns
+    -------
+    dict
+        ``unit``, ``preset``, ``configuration``, ``lanes``, and what :func:`.asic.map_to_cells` returns. Units with all MACs also have
+        ``macs_per_cycle`` by mode, ``kge_per_mac``, ``gops`` (two operations a MAC) and ``gops_per_mm2`` (memories left out) of the first
+        mode at ``mhz``.
+    """
+    _check(unit)
+    check_installed()
+    library = read_library(liberty)
+    name, depth = f"{unit}-{preset}-{config.fingerprint:08x}-cells", _CORE_DEPTH if unit == "core" else 0
+    mapped = map_to_cells(UNITS[unit](config), name, library, top=unit, depth=depth, clock_mhz=clock_mhz, directory=directory)
+    result = {"unit": unit, "preset": preset, "configuration": asdict(config), "lanes": config.lanes, **mapped}
+    if unit in _MULTIPLYING and result["mhz"]:
+        macs = _macs(config)[config.modes[0]]
+        gops = 2e-3 * macs * result["mhz"]
+        result |= {"macs_per_cycle": _macs(config), "kge_per_mac": round(result["kge"] / macs, 3), "gops": round(gops, 2)}
+        result["gops_per_mm2"] = round(gops / (result["area_um2"] / 1e6), 1)
+    return result
 
 
 def table(results: Iterable[dict[str, Any]]) -> str:
-    """A Markdown table of results of :func:`synth`, a row each."""
+    """A Markdown table of results of :func:`synth` on an ECP5, a row each."""
     rows = [["unit", "L", *CELLS, "Fmax (MHz)"], ["---"] + ["---:"] * (len(CELLS) + 2)]
     for entry in results:
         clock = f"{entry['fmax']:.0f}" if "fmax" in entry else ""
         rows.append([entry["unit"], str(entry["lanes"]), *(str(entry["cells"][cell]) for cell in CELLS), clock])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _check(unit: str) -> None:
+    if unit not in UNITS:
+        raise ValueError(f"no unit {unit!r}; there are {', '.join(UNITS)}")
+
+
+def _excess(unit: str, target: Device, uses: Iterable[Use]) -> str:
+    """Which resources the device has too few of, by how many; "" when it has enough."""
+    parts = [f"{use.excess:g} {use.kind.name} too many ({use.used:g} {use.kind.label} of {use.available})" for use in uses if use.excess]
+    return f"{unit} does not fit {target.title}: {', '.join(parts)}" if parts else ""
+
+
+def _macs(config: CoreConfig) -> dict[str, int]:
+    """MACs of a cycle by mode."""
+    return {mode: config.lanes**2 << PACKING[mode] for mode in config.modes}
+
+
+def _rates(config: CoreConfig, uses: Iterable[Use], fmax: float) -> dict[str, dict[str, float | None]]:
+    used = {use.kind.name: use.used for use in uses}
+    multipliers, luts = used["multiplier"], used.get("LUT sites", used["LUT"])
+    rates = {}
+    for mode, macs in _macs(config).items():
+        gmacs = macs * fmax / 1e3
+        each = round(gmacs / multipliers, 4) if multipliers else None
+        rates[mode] = {"gmacs": round(gmacs, 3), "gmacs_per_multiplier": each, "gmacs_per_klut": round(1e3 * gmacs / luts, 4)}
+    return rates

@@ -41,7 +41,9 @@ class BoardTop(Elaboratable):
             m.submodules.clock = _PllClock(board.pll)
         m.submodules.demo = demo = self.demo
         requested: dict[tuple[str, int], Any] = {}
-        lamps = [*zip(board.digits, demo.digit, strict=True), (board.busy, demo.busy), (board.done, demo.done), (board.error, demo.error)]
+        lamps = [*zip(board.digits, demo.digit, strict=True), (board.busy, demo.busy), (board.done, demo.done)]
+        if board.error is not None:
+            lamps.append((board.error, demo.error))
         for (resource, number, signal), value in lamps:
             if (resource, number) not in requested:
                 requested[resource, number] = platform.request(resource, number, dir="-")

@@ -253,6 +253,18 @@ PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes
         program_depth=256,
         memory_bytes_per_cycle=2,
     ),
+    "tang-primer-20k": CoreConfig(
+        lanes=4,
+        scratchpad_bytes=16 << 10,
+        banks=4,
+        accumulator_rows=32,
+        constant_channels=256,
+        norm_channels=128,
+        map_rows=0,
+        program_depth=256,
+        memory_bytes_per_cycle=2,
+    ),
+    "arty-a7-100": _LFE5U_85F,
 }
 
 

