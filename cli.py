@@ -18,12 +18,13 @@ from .boards.elaborate import elaborate
 from .boards.frames import BAUD
 from .boards.host import open_device
 from .boards.run import run_on_board, run_text
+from .boards.sdram import BUS_BYTES
 from .compiler.compile import compile_network
 from .hw.bus.core import BUSES
 from .hw.config import LANES, PRESETS, preset
 from .model.images import load_image
 from .model.network import IntegerNetwork
-from .model.networks import ARCHITECTURES, SHIPPED, integer_network, network_structure, samples
+from .model.networks import ARCHITECTURES, SHIPPED, integer_network, network_structure, read_network, samples
 from .model.part import part
 from .model.quantize import SCHEMES, quantize_checkpoint
 from .model.synthetic import shaped_noise
@@ -32,6 +33,7 @@ from .sim.report import compare, model_timings, report
 from .sim.report_text import json_text, layers_csv, print_comparison, print_report, write_json, write_text
 from .sim.result_text import print_result
 from .sim.runner import SimulationError
+from .sim.sdram import board_controller, with_sdram
 from .sim.simulate import simulate
 from .sim.stalls import check_seed
 from .sim.synth_command import add_options, run_synth
@@ -84,6 +86,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("report", help="cycles of each layer, from the timing model")
     _add_network(command)
     _add_config(command, otherwise="the first of --compare")
+    _add_memory(command)
     command.add_argument("--compare", metavar="L,L,…", help="compare the presets with these lanes, too: 8,16,32,64")
     command.add_argument("--clock", metavar="MHZ", type=float, help="give times, too, at this clock")
     _add_json(command)
@@ -98,6 +101,7 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
     _add_images(command)
     command.add_argument("--stalls", metavar="SEED", type=int, help="let the memory stall at random; cycles are then only bounded")
     _add_config(command)
+    _add_memory(command)
     _add_json(command)
     command.set_defaults(run=_simulate)
 
@@ -168,6 +172,11 @@ def _add_config(command: argparse.ArgumentParser, *, otherwise: str = "") -> Non
     command.add_argument("--set", dest="settings", metavar="FIELD=VALUE", action="append", default=[], help="override a field of it")
 
 
+def _add_memory(command: argparse.ArgumentParser) -> None:
+    boards = [board.name for board in BOARDS.values() if board.sdram]
+    command.add_argument("--sdram", metavar="B", choices=boards, help=f"the memory is the SDRAM of this board: {', '.join(boards)}")
+
+
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", metavar="F", help="write the result as JSON; - is stdout, then without the table")
 
@@ -193,7 +202,11 @@ def _report(given: argparse.Namespace) -> int:
     network = _network(given, weights=False)
     if given.layers:
         network = part(network, given.layers)
-    programs = {each: compile_network(network, preset(each, given.settings)) for each in dict.fromkeys([name, *presets])}
+    controller = board_controller(given.sdram) if given.sdram else None
+    configs = {each: preset(each, given.settings) for each in dict.fromkeys([name, *presets])}
+    if controller is not None:
+        configs = {each: with_sdram(config, controller) for each, config in configs.items()}
+    programs = {each: compile_network(network, config) for each, config in configs.items()}
     reports = {each: report(program, preset=each, clock_mhz=given.clock) for each, program in programs.items()}
     content = reports[name]
     if presets:
@@ -229,7 +242,8 @@ def _simulate(given: argparse.Namespace) -> int:
         check_seed(given.stalls)
     network = _network(given)
     images, labels = _images(given, network)
-    result = simulate(network, config, images, labels, layers=given.layers or (), stalls=given.stalls, progress=_progress)
+    options = {"layers": given.layers or (), "stalls": given.stalls, "controller": board_controller(given.sdram) if given.sdram else None}
+    result = simulate(network, config, images, labels, progress=_progress, **options)
     content = result.content(preset=given.preset)
     if given.json:
         write_json(content, given.json)
@@ -258,7 +272,8 @@ def _elaborate(given: argparse.Namespace) -> int:
         raise ValueError("elaborate takes --preset, --board or both")
     if given.board is not None:
         find_board(given.board)
-    config = preset(name, given.settings)
+    # What a host runs needs the port of the board's SDRAM.
+    config = preset(name, [*([f"memory_bytes_per_cycle={BUS_BYTES}"] if given.uart else []), *given.settings])
     bus = None if given.bus == "none" else given.bus
     for path in elaborate(config, board=given.board, output=given.output, preset=name, bus=bus, uart=given.uart):
         print(path)
@@ -303,7 +318,7 @@ def _network(given: argparse.Namespace, *, weights: bool = True) -> IntegerNetwo
     if checkpoint is not None:
         raise ValueError(f"--checkpoint goes with the name of a network, one of {', '.join(ARCHITECTURES)}, not with {name!r}")
     if Path(name).exists():
-        return IntegerNetwork.load(name)
+        return read_network(name)
     raise ValueError(f"no network {name!r}: it is neither a file nor one of {', '.join(ARCHITECTURES)}")
 
 

@@ -15,7 +15,7 @@ from .frames import BAUD
 from .gowin import TangPrimer20kDock
 from .sdram import SdramChip
 
-__all__ = ["BOARDS", "Board", "BoardSdram", "Pll", "board"]
+__all__ = ["BOARDS", "Board", "BoardSdram", "BoardSpram", "Pll", "board"]
 
 _ECP5_TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
 _ICE40_TOOLS = ("yosys", "nextpnr-ice40", "icepack")
@@ -43,6 +43,15 @@ class BoardSdram:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BoardSpram:
+    """What a serial core for a host needs: bytes of single-port RAM for external memory, and the rates of clock and UART."""
+
+    memory_bytes: int
+    clock_hz: float
+    baud: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Board:
     """A board.
 
@@ -64,6 +73,8 @@ class Board:
         Makes the core's clock from the board's. None: they are the same.
     sdram : BoardSdram or None
         For a core that a host runs over the board's UART.
+    spram : BoardSpram or None
+        The same on a device whose memory is single-port RAM.
     tools, programmer : tuple of str, str
         What ``build_top.sh`` calls, and what writes a bitstream to the board. No one is needed to write the project.
     note : str
@@ -82,6 +93,7 @@ class Board:
     connector_resources: str = ""
     pll: Pll | None = None
     sdram: BoardSdram | None = None
+    spram: BoardSpram | None = None
     tools: tuple[str, ...]
     programmer: str
     note: str = ""
@@ -130,12 +142,10 @@ BOARDS: dict[str, Board] = {
             error=("led", 0, ""),
             button=("button", 0),
             connector_resources="break_off_pmod",
+            spram=BoardSpram(memory_bytes=64 << 10, clock_hz=12e6, baud=BAUD),
             tools=_ICE40_TOOLS,
             programmer="iceprog",
-            note=(
-                "no bitstream: the four-lane core takes 37339 LUT4 and 159 block RAMs (synth_ice40), the device has 5280 and 30; "
-                "digits_vit needs 232 KB of memory beside the core, the device has 143 KB in all"
-            ),
+            note="a serial core only; its memory is empty at power-up, so without a host (--uart) it runs no network",
         ),
         Board(
             name="tang-primer-20k",
@@ -149,6 +159,7 @@ BOARDS: dict[str, Board] = {
             button=("button", 0),
             tools=_GOWIN_TOOLS,
             programmer="openFPGALoader",
+            note="no bitstream: the four-lane core takes 52 block RAMs (vitloom synth --preset tang-primer-20k), the device has 46",
         ),
         Board(
             name="arty-a7-100",

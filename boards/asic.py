@@ -97,7 +97,7 @@ def map_to_cells(
     keep = "\n".join(f"setattr -mod -set keep_hierarchy 1 {module}" for module in kept)
     clock = "" if clock_mhz is None else f"-D {1e6 / clock_mhz:.0f}"
     (work / "synthesize.ys").write_text(_SCRIPT.format(keep=keep, top=top, clock=clock))
-    run_tool([sys.executable, "-c", _RUN, "synthesize.ys"], work, work / _LOG)
+    run_tool([sys.executable, "-c", _RUN, "synthesize.ys"], work, work / _LOG, name="Yosys")
     return {**measure(work, library), "driving_cell": driver, "load_ff": round(load, 3)}
 
 

@@ -16,15 +16,17 @@ from amaranth.build.run import BuildPlan
 from ..compiler.compile import compile_network
 from ..compiler.program import Program
 from ..hw import isa, isa_docs, register_map
+from ..hw.bus import vivado
 from ..hw.bus.core import BusCore
 from ..hw.config import CoreConfig
 from ..hw.core import Core
 from ..hw.verilog import to_verilog
 from ..model.golden import patches
 from ..model.networks import integer_network, samples
-from . import Board
+from . import Board, fusesoc
 from . import board as find_board
 from .demo import Demo
+from .host_readme import host_readme
 from .jobs import Job, network_job, self_test_job
 from .out_of_context import HIDE_ELEMENTS
 from .top import BoardTop, HostTop
@@ -48,9 +50,9 @@ def elaborate(
     """Write the folder ``output``, all of it or nothing; no tool of a vendor is run.
 
     ``core.v`` is the core, ``configuration.json`` what it was made from, ``registers.md`` and ``instruction-set.md`` how a host
-    talks to it, ``registers.h`` and ``core.svd`` the same for its compiler and debugger.
+    talks to it, ``registers.h`` and ``core.svd`` the same for its compiler and debugger. Without a board there is a FuseSoC core, too.
     With ``program`` there are ``program.bin``, ``memory.bin`` and ``memory-plan.txt``. For a board, ``board/`` has a top around the core,
-    constraints and ``build_top.sh``, which makes a bitstream.
+    constraints and ``build_top.sh``, which makes a bitstream; with ``uart``, ``README.md`` says how to build, load and use it.
 
     Parameters
     ----------
@@ -83,14 +85,19 @@ def elaborate(
     if target is not None and uart:
         HostTop.check(target, config)
     job = None if target is None or uart else _job(config, target, program)
-    core = Core(config) if bus is None else BusCore(config, bus=bus)
     with _replace(output) as folder:
-        (folder / "core.v").write_text(to_verilog(core, "core"))
+        core = Core(config) if bus is None else BusCore(config, bus=bus)
+        text = to_verilog(core, "core")
+        (folder / "core.v").write_text(vivado.annotate(text, "core") if bus == "axi" else text)
         isa_docs.write(folder)
         (folder / "registers.h").write_text(register_map.c_header(config))
         (folder / "core.svd").write_text(register_map.svd(config))
+        if target is None:
+            fusesoc.write(folder, config, preset=preset, bus=bus)
         if program is not None:
             _write_program(folder, program)
+        if target is not None and uart:
+            (folder / "README.md").write_text(host_readme(target, config, preset))
         if target is not None:
             _plan(config, target, job).extract(str(folder / "board"))
         _write_json(folder / "configuration.json", _describe(config, preset, bus, target, job))
@@ -99,7 +106,9 @@ def elaborate(
 
 def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
     """What the board runs: ``program``; or ``digits_vit`` on its first sample, or the self test where that is too large."""
-    if program is None:
+    if program is None and config.serial:
+        job = self_test_job(config)
+    elif program is None:
         network = integer_network(_NETWORK)
         image = patches(network.image, samples(_NETWORK)[0][:1])[0]
         compiled = compile_network(network, config)
@@ -147,8 +156,8 @@ def _describe(config: CoreConfig, preset: str, bus: str | None, target: Board | 
         if job is not None:
             board |= {"runs": job.name, "instructions": len(job.instructions), "memory_bytes": len(job.memory)}
             board |= {"ram_bytes_at_least": job.memory_bytes(config), "ram_bytes_of_board": target.device.memory_bytes}
-        if job is None and target.sdram is not None:
-            board |= {"clock_hz": target.sdram.clock_hz, "baud": target.sdram.baud}
+        if job is None and (memory := target.sdram or target.spram) is not None:
+            board |= {"clock_hz": memory.clock_hz, "baud": memory.baud}
         content["board"] = board | {"tools": target.tools, "programmer": target.programmer, "note": target.note}
     return content
 

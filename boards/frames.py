@@ -5,7 +5,7 @@ ESCAPE, ESCAPED_END and ESCAPE as ESCAPE, ESCAPED_ESCAPE (RFC 1055), so a receiv
 
 A request's content is :data:`REQUEST` and the data to write; a response's is the request's tag, :data:`RESPONSE` | :class:`Status`, and
 the data that were read. A request that does not arrive whole has no effect and no response. Units are 32-bit words of registers, and beats
-of the memory port; one request takes :data:`MAX_DATA` bytes at most.
+of the memory port; one request takes :data:`MAX_DATA` bytes at most, but for DIGEST_MEMORY, whose response is the CRC-32 of the units.
 """
 
 import enum
@@ -43,12 +43,13 @@ RESPONSE = 0x80
 
 
 class Command(enum.IntEnum):
-    """Bit 0: write; bit 1: memory."""
+    """Bit 0: write; bit 1: memory; bit 2: answer the CRC-32."""
 
     READ_REGISTERS = 0
     WRITE_REGISTERS = 1
     READ_MEMORY = 2
     WRITE_MEMORY = 3
+    DIGEST_MEMORY = 6
 
 
 class Status(enum.IntEnum):

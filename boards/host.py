@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,8 @@ __all__ = ["CoreError", "Device", "LinkError", "Result", "SerialTransport", "Tra
 _START, _CLEAR = 1, 2
 _BUSY, _DONE = 1, 2
 _WORD = 4
+#: Bytes of memory that are compared, and uploaded when they differ, at one time.
+_CHUNK = 1 << 12
 
 
 class LinkError(RuntimeError):
@@ -55,7 +60,7 @@ class Transport(Protocol):
 
 
 class SerialTransport:
-    """A serial port; needs pyserial, the extra ``host``.
+    """A serial port; needs pyserial, the extra ``host``. A port that failed is opened again by the next write.
 
     Parameters
     ----------
@@ -65,22 +70,49 @@ class SerialTransport:
     """
 
     def __init__(self, port: str, baud: int = BAUD):
+        self._port, self._baud = port, baud
+        self._serial = self._open()
+
+    def write(self, content: bytes) -> None:
+        if self._serial is None:
+            self._serial = self._open()
+        with self._closed_when_gone():
+            self._serial.write(content)
+
+    def read(self, timeout: float) -> bytes:
+        if self._serial is None:
+            raise OSError(f"{self._port} is closed")
+        with self._closed_when_gone():
+            self._serial.timeout = timeout
+            first = self._serial.read(1)
+            return first + self._serial.read(self._serial.in_waiting) if first else b""
+
+    def close(self) -> None:
+        if self._serial is not None:
+            self._serial.close()
+            self._serial = None
+
+    def _open(self) -> Any:
         try:
             import serial
         except ModuleNotFoundError:
             raise RuntimeError("a serial port needs pyserial: pip install 'vitloom[host]'") from None
-        self._serial = serial.serial_for_url(port, baudrate=baud, timeout=0, write_timeout=5)
+        port = serial.serial_for_url(self._port, baudrate=self._baud, timeout=0, write_timeout=5)
+        # Else an adapter keeps short answers for 16 ms. Not every system and adapter can be told.
+        with suppress(AttributeError, NotImplementedError, OSError, ValueError):
+            port.set_low_latency_mode(True)
+        return port
 
-    def write(self, content: bytes) -> None:
-        self._serial.write(content)
-
-    def read(self, timeout: float) -> bytes:
-        self._serial.timeout = timeout
-        first = self._serial.read(1)
-        return first + self._serial.read(self._serial.in_waiting) if first else b""
-
-    def close(self) -> None:
-        self._serial.close()
+    @contextmanager
+    def _closed_when_gone(self) -> Iterator[None]:
+        """Close the port when it fails: the next write opens it again, for a cable that was plugged in again."""
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):
+                self.close()
+            self._serial = None
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,10 +205,29 @@ class Device:
         if fingerprint is not None and configuration != fingerprint:
             raise WrongDevice(f"the program is for configuration {fingerprint:#010x}, the device has {configuration:#010x}")
 
-    def upload(self, program: Program) -> None:
-        """Stop what runs; write the program and all that external memory holds before a run."""
+    def digest(self, address: int, size: int) -> int:
+        """CRC-32 of ``size`` bytes from byte ``address`` on, both a multiple of the memory port's bytes."""
+        content = self._request(Command.DIGEST_MEMORY, address // self.port_bytes, self._beats(address, size))
+        return int.from_bytes(content, "little")
+
+    def upload(self, program: Program, progress: Callable[[int, int, int], None] = lambda sent, kept, size: None) -> None:
+        """Stop what runs; write the program and all that external memory holds before a run, but for what is there already.
+
+        ``progress`` is called with the bytes that were sent, those that were there already, and all of them, as they get more. Raises
+        :class:`LinkError` when memory does not keep what is written.
+        """
         self.upload_program(program)
-        self.write_memory(0, program.memory_image)
+        image, sent, kept = program.memory_image, 0, 0
+        for low in range(0, len(image), _CHUNK):
+            part = image[low : low + _CHUNK]
+            if self.digest(low, len(part)) == zlib.crc32(part):
+                kept += len(part)
+            else:
+                self.write_memory(low, part)
+                if self.digest(low, len(part)) != zlib.crc32(part):
+                    raise LinkError(f"the device's memory does not keep what is written to bytes {low} to {low + len(part) - 1}")
+                sent += len(part)
+            progress(sent, kept, len(image))
 
     def upload_program(self, program: Program) -> None:
         """Stop what runs; write the program, for weights that are in memory already."""

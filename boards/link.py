@@ -118,13 +118,13 @@ class Link(wiring.Component):
         connect(m, answer=answer.o, encoder=encoder.i)
         connect(m, encoder=encoder.o, tx=wiring.flipped(self.tx))
         header, status = Signal(_HEADER), Signal(Status)
-        left, position = Signal(range(MAX_DATA + 1)), Signal(range(MAX_DATA + HEADER_BYTES + CRC_BYTES + 2))
+        left, position = Signal.like(header.count), Signal(range(MAX_DATA + HEADER_BYTES + CRC_BYTES + 2))
         read, write = buffer.read_port(), buffer.write_port()
         m.d.comb += [decoder.o.ready.eq(1), read.en.eq(1)]
         with m.FSM():
             self._receive(m, decoder.o, crc, header, position, write)
             self._check(m, header, status, left, position, crc)
-            self._execute(m, header, status, left, position, read, write)
+            self._execute(m, crc, header, status, left, position, read, write)
             self._respond(m, answer.i, crc, header, status, left, position, read)
         return m
 
@@ -151,8 +151,9 @@ class Link(wiring.Component):
         units = {"register": _REGISTER_BYTES, "memory": self.port_bytes}
         with m.State("CHECK"):
             size = Mux(header.command[1], *(header.count.shift_left(units[name].bit_length() - 1) for name in ("memory", "register")))
-            known = (header.command <= max(Command)) & (header.command[1] | (header.address[len(self.control.address) :] == 0))
-            fits = known & (header.count != 0) & (size <= MAX_DATA) & (position == Mux(header.command[0], size, 0))
+            known = header.command.matches(*Command) & (header.command[1] | (header.address[len(self.control.address) :] == 0))
+            moved = (size <= MAX_DATA) | (header.command == Command.DIGEST_MEMORY)
+            fits = known & (header.count != 0) & moved & (position == Mux(header.command[0], size, 0))
             m.d.comb += crc.start.eq(1)
             m.d.sync += [position.eq(0), left.eq(header.count), status.eq(Status.OK)]
             with m.If(~fits):
@@ -165,12 +166,15 @@ class Link(wiring.Component):
             with m.Else():
                 m.next = "READ"
 
-    def _execute(self, m, header, status, left, position, read, write):
-        """Move ``left`` units between the buffer, from ``position`` on, and registers or memory; ``left`` is then the bytes to answer."""
+    def _execute(self, m, crc, header, status, left, position, read, write):
+        """Move ``left`` units between the buffer, from ``position`` on, and registers or memory; ``left`` is then the bytes to answer.
+
+        For a digest memory goes into ``crc``, and what that comes to into the buffer.
+        """
         memory, control = self.memory, self.control
         word, beats = Signal(8 * max(_REGISTER_BYTES, self.port_bytes)), Signal(range(MAX_BURST + 1))
         part, last_part = Signal(range(len(word) // 8)), Signal(range(len(word) // 8))
-        is_memory, is_write = header.command[1], header.command[0]
+        is_memory, is_write, is_digest = header.command[1], header.command[0], header.command[2]
         burst, failed = Mux(left > MAX_BURST, MAX_BURST, left), Signal()
         m.d.comb += [last_part.eq(Mux(is_memory, self.port_bytes, _REGISTER_BYTES) - 1), read.addr.eq(position)]
         m.d.comb += [control.address.eq(header.address), control.write_data.eq(word)]
@@ -182,6 +186,7 @@ class Link(wiring.Component):
             m.d.sync += [left.eq(left - 1), beats.eq(beats - 1), header.address.eq(header.address + 1), part.eq(0)]
 
         def finish():
+            m.d.comb += crc.start.eq(1)
             m.d.sync += [left.eq(Mux(is_write | failed, 0, position)), position.eq(0), failed.eq(0)]
             with m.If(failed):
                 m.d.sync += status.eq(Status.MEMORY)
@@ -229,8 +234,9 @@ class Link(wiring.Component):
             m.d.sync += word.eq(control.read_data)
             m.next = "SPILL"
         with m.State("SPILL"):
-            m.d.comb += [write.en.eq(1), write.addr.eq(position), write.data.eq(word.word_select(part, 8))]
-            m.d.sync += [part.eq(part + 1), position.eq(position + 1)]
+            m.d.comb += [write.en.eq(~is_digest), write.addr.eq(position), write.data.eq(word.word_select(part, 8))]
+            m.d.comb += [crc.valid.eq(is_digest), crc.data.eq(write.data)]
+            m.d.sync += [part.eq(part + 1), position.eq(Mux(is_digest, 0, position + 1))]
             with m.If(part == last_part):
                 next_unit()
                 m.next = "READ"
@@ -238,8 +244,17 @@ class Link(wiring.Component):
                     m.next = "NEXT"
         with m.State("NEXT"):
             m.next = "REQUEST"
-            with m.If(left == 0):
+            with m.If((left == 0) & is_digest & ~failed):
+                m.d.sync += word.eq(crc.crc)
+                m.next = "DIGEST"
+            with m.Elif(left == 0):
                 finish()
+        with m.State("DIGEST"):
+            m.d.comb += [write.en.eq(1), write.addr.eq(position), write.data.eq(word.word_select(part, 8))]
+            m.d.sync += [part.eq(part + 1), position.eq(position + 1)]
+            with m.If(part == CRC_BYTES - 1):
+                m.d.sync += header.command[2].eq(0)
+                m.next = "NEXT"
 
     def _respond(self, m, item, crc, header, status, left, position, read):
         """Send tag, status and ``left`` bytes of the buffer, then their CRC; END before and after."""

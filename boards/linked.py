@@ -1,5 +1,7 @@
 """A core that a host reaches over a UART, and its memory."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -11,10 +13,11 @@ from ..hw.memory_port import REQUEST, MemoryPort
 from .arbiter import MemoryArbiter
 from .link import Link
 from .sdram import Sdram, SdramChip, SdramPins
+from .shared_memory import SharedMemory
 from .stream_buffer import StreamBuffer
 from .uart import UartReceiver, UartTransmitter
 
-__all__ = ["LinkedCore", "SdramCore"]
+__all__ = ["LinkedCore", "SdramCore", "SpramCore"]
 
 
 class LinkedCore(wiring.Component):
@@ -41,32 +44,72 @@ class LinkedCore(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        port_bytes = self.config.port_bytes
-        m.submodules.core = core = Core(self.config)
-        m.submodules.link = link = Link(port_bytes)
-        m.submodules.arbiter = arbiter = MemoryArbiter(port_bytes)
-        m.submodules.receiver = receiver = UartReceiver(self.divisor)
-        m.submodules.transmitter = transmitter = UartTransmitter(self.divisor)
-        connect(m, receiver=receiver.o, link=link.rx)
-        m.submodules.sent = sent = StreamBuffer(8)
-        connect(m, link=link.tx, buffer=sent.i)
-        connect(m, buffer=sent.o, transmitter=transmitter.i)
-        for name in ("address", "write", "write_data", "read"):
-            m.d.comb += getattr(core.control, name).eq(delay(m, getattr(link.control, name), 1, name=name, reset_less=False))
-        m.d.comb += link.control.read_data.eq(core.control.read_data)
-        for client, port in enumerate((core.memory, link.memory)):
-            for name in ("write_data", "write_response"):
-                connect(m, client=getattr(port, name), arbiter=getattr(arbiter.clients[client], name))
-            m.submodules[f"read_data_{client}"] = buffer = StreamBuffer(port.read_data.payload.shape())
-            connect(m, arbiter=arbiter.clients[client].read_data, buffer=buffer.i)
-            connect(m, buffer=buffer.o, client=port.read_data)
-            for name in ("read_request", "write_request"):
-                m.submodules[f"{name}_{client}"] = buffer = StreamBuffer(REQUEST)
-                connect(m, client=getattr(port, name), buffer=buffer.i)
-                connect(m, buffer=buffer.o, arbiter=getattr(arbiter.clients[client], name))
+        m.submodules.arbiter = arbiter = MemoryArbiter(self.config.port_bytes)
+        for index, port in enumerate(_link_core(m, self)):
+            self._connect_client(m, index, port, arbiter.clients[index])
         connect(m, arbiter=arbiter.memory, memory=flipped(self.memory))
-        m.d.comb += [receiver.pin.eq(self.rx), self.tx.eq(transmitter.pin), self.interrupt.eq(core.interrupt)]
         return m
+
+    @staticmethod
+    def _connect_client(m: Module, index: int, port, client) -> None:
+        """The arbiter may be far from both of its clients: requests and what is read cross in a register."""
+        for name in ("write_data", "write_response"):
+            connect(m, client=getattr(port, name), arbiter=getattr(client, name))
+        m.submodules[f"read_data_{index}"] = buffer = StreamBuffer(port.read_data.payload.shape())
+        connect(m, arbiter=client.read_data, buffer=buffer.i)
+        connect(m, buffer=buffer.o, client=port.read_data)
+        for name in ("read_request", "write_request"):
+            m.submodules[f"{name}_{index}"] = buffer = StreamBuffer(REQUEST)
+            connect(m, client=getattr(port, name), buffer=buffer.i)
+            connect(m, buffer=buffer.o, arbiter=getattr(client, name))
+
+
+class SpramCore(wiring.Component):
+    """A core, the link of its host, and single-port RAM on the FPGA that they share: all of a board but its clock and pins.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    memory_bytes : int
+        A power of two.
+    divisor : int
+        Cycles of a bit on the UART.
+
+    Members
+    -------
+    rx, tx, interrupt : as in :class:`LinkedCore`
+    """
+
+    def __init__(self, config: CoreConfig, memory_bytes: int, divisor: int):
+        self.config = config
+        self.memory_bytes = memory_bytes
+        self.divisor = divisor
+        super().__init__({"rx": In(1), "tx": Out(1), "interrupt": Out(1)})
+
+    def elaborate(self, platform):
+        m = Module()
+        port_bytes = self.config.port_bytes
+        m.submodules.memory = memory = SharedMemory(port_bytes, self.memory_bytes // port_bytes)
+        for index, port in enumerate(_link_core(m, self)):
+            connect(m, client=port, memory=memory.clients[index])
+        return m
+
+
+def _link_core(m: Module, linked: LinkedCore | SpramCore) -> tuple[Any, Any]:
+    """A core and the link of its host at the pins of ``linked``; returns the memory ports of both."""
+    m.submodules.core = core = Core(linked.config)
+    m.submodules.link = link = Link(linked.config.port_bytes)
+    m.submodules.receiver = receiver = UartReceiver(linked.divisor)
+    m.submodules.transmitter = transmitter = UartTransmitter(linked.divisor)
+    m.submodules.sent = sent = StreamBuffer(8)
+    connect(m, receiver=receiver.o, link=link.rx)
+    connect(m, link=link.tx, buffer=sent.i)
+    connect(m, buffer=sent.o, transmitter=transmitter.i)
+    for name in ("address", "write", "write_data", "read"):
+        m.d.comb += getattr(core.control, name).eq(delay(m, getattr(link.control, name), 1, name=name, reset_less=False))
+    m.d.comb += link.control.read_data.eq(core.control.read_data)
+    m.d.comb += [receiver.pin.eq(linked.rx), linked.tx.eq(transmitter.pin), linked.interrupt.eq(core.interrupt)]
+    return core.memory, link.memory
 
 
 class SdramCore(wiring.Component):

@@ -173,6 +173,7 @@ class Sdram(wiring.Component):
 
     def __init__(self, chip: SdramChip, clock_hz: float):
         self.chip = chip
+        self.clock_hz = clock_hz
         self.timing = chip.cycles(clock_hz)
         self.address = data.StructLayout(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ from .liberty import read_library
 from .out_of_context import CELLS, EXTRA, SYNTHESIS, TARGET_MHZ, route, synthesize
 from .tools import find_tool
 
-__all__ = ["UNITS", "synth", "synth_cells", "table"]
+__all__ = ["UNITS", "synth", "synth_cells", "table", "units"]
 
 #: What can be synthesised alone.
 UNITS: dict[str, Callable[[CoreConfig], wiring.Component]] = {
@@ -43,6 +44,11 @@ UNITS: dict[str, Callable[[CoreConfig], wiring.Component]] = {
 _MULTIPLYING = ("mac_array", "core")
 #: Levels of modules of the core that are mapped to standard cells apart: its engines, and what they consist of.
 _CORE_DEPTH = 2
+
+
+def units(config: CoreConfig) -> list[str]:
+    """What can be synthesised of a core."""
+    return ["core"] if config.serial else list(UNITS)
 
 
 def synth(
@@ -69,7 +75,7 @@ def synth(
         ``critical_path`` (of the slowest seed, :func:`.critical_path.critical_path`), and ``rates`` at that clock: by mode ``gmacs`` a
         second, ``gmacs_per_multiplier`` (None without multipliers) and ``gmacs_per_klut``, carry cells and LUT RAM counted as LUTs.
     """
-    _check(unit)
+    _check(config, unit)
     target = find_device(device) if device is not None else BOARDS[preset].device if preset in BOARDS else DEVICES[DEFAULT_DEVICE]
     if pnr and not seeds:
         raise ValueError("place and route takes at least one seed")
@@ -77,7 +83,7 @@ def synth(
         raise ValueError(f"there is no free place and route for {target.name}; 'vitloom elaborate --board B' writes its vendor's project")
     for tool in (SYNTHESIS, *([target.family.router] if pnr else [])):
         find_tool(tool, EXTRA)
-    name = f"{unit}-{preset}-{config.fingerprint:08x}-{target.name}"
+    name = f"{_name(config, preset, unit)}-{target.name}"
     found = synthesize(UNITS[unit](config), name, device=target, directory=directory)
     uses: list[Use] = found["uses"]
     result: dict[str, Any] = {
@@ -120,10 +126,10 @@ def synth_cells(
         ``macs_per_cycle`` by mode, ``kge_per_mac``, ``gops`` (two operations a MAC) and ``gops_per_mm2`` (memories left out) of the first
         mode at ``mhz``.
     """
-    _check(unit)
+    _check(config, unit)
     check_installed()
     library = read_library(liberty)
-    name, depth = f"{unit}-{preset}-{config.fingerprint:08x}-cells", _CORE_DEPTH if unit == "core" else 0
+    name, depth = f"{_name(config, preset, unit)}-cells", _CORE_DEPTH if unit == "core" else 0
     mapped = map_to_cells(UNITS[unit](config), name, library, top=unit, depth=depth, clock_mhz=clock_mhz, directory=directory)
     result = {"unit": unit, "preset": preset, "configuration": asdict(config), "lanes": config.lanes, **mapped}
     if unit in _MULTIPLYING and result["mhz"]:
@@ -143,9 +149,16 @@ def table(results: Iterable[dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
-def _check(unit: str) -> None:
+def _check(config: CoreConfig, unit: str) -> None:
     if unit not in UNITS:
         raise ValueError(f"no unit {unit!r}; there are {', '.join(UNITS)}")
+    if unit not in units(config):
+        raise ValueError(f"a serial core has no {unit}; it is synthesised whole, as core")
+
+
+def _name(config: CoreConfig, preset: str, unit: str) -> str:
+    """Of a folder that no other configuration has."""
+    return f"{unit}-{preset}-{zlib.crc32(repr(config).encode()):08x}"
 
 
 def _excess(unit: str, target: Device, uses: Iterable[Use]) -> str:
@@ -156,7 +169,7 @@ def _excess(unit: str, target: Device, uses: Iterable[Use]) -> str:
 
 def _macs(config: CoreConfig) -> dict[str, int]:
     """MACs of a cycle by mode."""
-    return {mode: config.lanes**2 << PACKING[mode] for mode in config.modes}
+    return {mode: config.multipliers << PACKING[mode] for mode in config.modes}
 
 
 def _rates(config: CoreConfig, uses: Iterable[Use], fmax: float) -> dict[str, dict[str, float | None]]:

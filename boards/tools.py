@@ -17,10 +17,10 @@ def find_tool(tool: str, extra: str) -> str:
     return program
 
 
-def run_tool(command: Sequence[str], work: Path, log: Path) -> None:
+def run_tool(command: Sequence[str], work: Path, log: Path, *, name: str = "") -> None:
     """Run a command in ``work``. What it says is in ``log``, written by the tool or else from its output.
 
-    Raises ``RuntimeError`` with the tool's first error when it fails.
+    Raises ``RuntimeError`` with the tool's first error when it fails; ``name`` stands for that of the program.
     """
     log.unlink(missing_ok=True)
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, errors="replace")
@@ -30,4 +30,4 @@ def run_tool(command: Sequence[str], work: Path, log: Path) -> None:
         lines = [line.strip() for line in (log.read_text(errors="replace") + done.stderr).splitlines() if line.strip()]
         reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1] if lines else "it said nothing")
         what = reason.removeprefix("ERROR:").strip().rstrip(".")
-        raise RuntimeError(f"{Path(command[0]).name} returned {done.returncode}: {what}; its log is {log}")
+        raise RuntimeError(f"{name or Path(command[0]).name} returned {done.returncode}: {what}; its log is {log}")

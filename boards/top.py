@@ -9,9 +9,9 @@ from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
 
 from ..hw.config import CoreConfig
-from . import Board, BoardSdram, Pll
+from . import Board, BoardSdram, BoardSpram, Pll
 from .demo import Demo
-from .linked import SdramCore
+from .linked import SdramCore, SpramCore
 from .sdram import BUS_BYTES
 from .uart import divisor
 
@@ -59,39 +59,50 @@ class BoardTop(Elaboratable):
 
 
 class HostTop(Elaboratable):
-    """A core with a board's SDRAM chip, for a host at its UART. Lamps: busy while requests are on their way, done at the core's interrupt.
+    """A core with a board's memory, for a host at its UART. Lamps: busy while requests are on their way, done at the core's interrupt.
 
-    The chip's clock leads the core's by a quarter of its period.
+    The memory is an SDRAM chip, whose clock leads the core's by a quarter of its period, or single-port RAM on the device.
 
     Parameters
     ----------
     board : Board
-        With ``sdram``, the rate of its core's clock and the PLL that makes it.
+        With ``sdram``, the rate of its core's clock and the PLL that makes it, or with ``spram``.
     config : CoreConfig
-        With a memory port as wide as the chip's bus.
+        With a memory port as wide as the chip's bus; with ``spram`` a serial core.
     """
 
     def __init__(self, board: Board, config: CoreConfig):
         self.board = board
-        self.sdram = sdram = self.check(board, config)
-        self.core = SdramCore(config, sdram.chip, sdram.clock_hz, divisor(sdram.clock_hz, sdram.baud))
+        memory = self.check(board, config)
+        rate = divisor(memory.clock_hz, memory.baud)
+        if isinstance(memory, BoardSpram):
+            self.core = SpramCore(config, memory.memory_bytes, rate)
+        else:
+            self.core = SdramCore(config, memory.chip, memory.clock_hz, rate)
 
     @staticmethod
-    def check(board: Board, config: CoreConfig) -> BoardSdram:
-        """The board's SDRAM. Raises ``ValueError`` unless there is one, and the core's memory port fits it."""
+    def check(board: Board, config: CoreConfig) -> BoardSdram | BoardSpram:
+        """The board's memory. Raises ``ValueError`` unless there is some, and the core fits it."""
+        if board.spram is not None:
+            if not config.serial:
+                raise ValueError(f"{board.name} has room for a serial core only: --preset {board.name} is one")
+            return board.spram
         if board.sdram is None:
-            raise ValueError(f"{board.name} has no SDRAM chip that a core for a host could use")
+            raise ValueError(f"{board.name} has no memory that a core for a host could use")
         if config.port_bytes != BUS_BYTES:
             raise ValueError(f"an SDRAM bus of {BUS_BYTES} bytes needs memory_bytes_per_cycle={BUS_BYTES}, not {config.port_bytes}")
         return board.sdram
 
     def elaborate(self, platform):
         m = Module()
-        m.domains.sync = ClockDomain()
-        chip_clock = Signal()
-        m.submodules.clock = _PllClock(self.sdram.pll, chip_clock)
         m.submodules.core = core = self.core
-        self._connect_chip(m, platform.request("sdram", 0, dir="-"), core.sdram, chip_clock)
+        if self.board.connector_resources:
+            platform.add_resources(getattr(platform, self.board.connector_resources))
+        if self.board.sdram is not None:
+            m.domains.sync = ClockDomain()
+            chip_clock = Signal()
+            m.submodules.clock = _PllClock(self.board.sdram.pll, chip_clock)
+            self._connect_chip(m, platform.request("sdram", 0, dir="-"), core.sdram, chip_clock)
 
         uart = platform.request("uart", 0, dir="-")
         m.submodules.rx = rx = io.Buffer(io.Direction.Input, uart.rx)

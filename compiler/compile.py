@@ -26,9 +26,6 @@ from .schedule import Hazards, Span, busiest, estimate, load_ahead, synchronise
 
 __all__ = ["compile_network", "pack_input", "unpack_output"]
 
-_MEMORY_WORDS = 1 << 28
-
-
 #: A plan that takes so much longer than its busiest engine is good enough.
 _GOOD = 1.003
 #: Instructions of all plans that are tried, at most, once one fits.
@@ -46,8 +43,8 @@ def compile_network(network: IntegerNetwork, config: CoreConfig) -> Program:
     """
     image = MemoryImage(network, config.lanes)
     words = sum(size for _, size in image.regions.values())
-    if words > _MEMORY_WORDS:
-        size, limit = words * config.lanes, _MEMORY_WORDS * config.lanes
+    if words > config.memory_words:
+        size, limit = words * config.lanes, config.memory_words * config.lanes
         raise ValueError(f"{network.name} takes {size} bytes of external memory; {limit} can be addressed")
     try:
         best = _best(network, config, image)
@@ -74,7 +71,7 @@ def _best(network: IntegerNetwork, config: CoreConfig, image: MemoryImage) -> Pr
         if best is None or cycles < best[0]:
             best = cycles, program
         effort += len(program.instructions)
-        if cycles <= _GOOD * busiest(program.instructions, config) or effort > _EFFORT:
+        if config.serial or cycles <= _GOOD * busiest(program.instructions, config) or effort > _EFFORT:
             break
     if best is None and not large:
         raise TooLong
@@ -104,6 +101,8 @@ def _plans(config: CoreConfig) -> list[list[Plan]]:
         ]
         for chunk in (2 * rows, rows // 2)
     ]
+    if config.serial:  # nothing overlaps: the fewest instructions are the fastest
+        fast = [[Plan(split=1, weight_banks=(banks,), weight_parts=1, chunk_rows=2 * rows, timed=False, overlap=False)]]
     fast.insert(1, [Plan(split=1, weight_banks=(banks,), weight_parts=parts, chunk_rows=2 * rows) for parts in (4, 2)])
     sizes = [(2, 2 * rows, 0), (2, rows // 2, 0), (1, rows // 2, 2), (1, rows // 4, 2), (1, rows // 4, 4), (1, rows // 8, 8)]
     frugal = [

@@ -75,7 +75,7 @@ def lower(network: IntegerNetwork, config: CoreConfig, image: MemoryImage, plan:
                 operators = rest
             case [LayerNorm() | Linear(), *_]:
                 chain = _chain(network, operators)
-                chunks += _rows(emitter, bands, chain, lead=not chunks)
+                chunks += _rows(emitter, bands, chain, lead=not chunks and not config.serial)
                 operators = operators[len(chain) :]
             case [other, *_]:
                 raise ValueError(f"{other.name} stands alone; attention is norm, q, k and v, scores, softmax, values and projection")

@@ -8,7 +8,18 @@ import numpy as np
 
 from ..hw import isa
 from ..hw.config import NARROW, CoreConfig
-from ..model.network import AttentionScores, AttentionValues, Codes, Form, IntegerNetwork, Linear, LogSoftmax, Tensor
+from ..model.network import (
+    AttentionScores,
+    AttentionValues,
+    AveragePool,
+    Codes,
+    Form,
+    IntegerNetwork,
+    Linear,
+    LogSoftmax,
+    Operator,
+    Tensor,
+)
 from ..model.requantize import narrow
 
 __all__ = ["Operand", "moving_operand", "narrowed", "packing", "padding_value", "require_modes"]
@@ -77,6 +88,8 @@ def require_modes(network: IntegerNetwork, config: CoreConfig) -> None:
     """Raise ``ValueError`` that names the first operator that the core cannot run, and what it lacks."""
     tensors = {tensor.name: tensor for tensor in network.tensors}
     for operator in network.operators:
+        if config.serial and not _is_serial(operator):
+            raise ValueError(f"{operator.name} needs more than a serial core has: linear layers without a residual, and pooling")
         match operator:
             case Linear() | AttentionScores() | AttentionValues():
                 codes = operator.codes if isinstance(operator, AttentionValues) else Codes.LINEAR
@@ -89,3 +102,8 @@ def require_modes(network: IntegerNetwork, config: CoreConfig) -> None:
             case LogSoftmax(coded=True) if not config.narrow:
                 modes = ", ".join(config.modes)
                 raise ValueError(f"{operator.name} needs a code table, which cores with int4, int2 or binary have; this one has {modes}")
+
+
+def _is_serial(operator: Operator) -> bool:
+    """Whether a serial core has all that the operator needs."""
+    return isinstance(operator, AveragePool) or isinstance(operator, Linear) and operator.form is not Form.RESIDUAL and not operator.mapped

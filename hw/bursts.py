@@ -41,8 +41,8 @@ class Bursts(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         beats = self.config.beats
-        address = Signal(ADDRESS_BITS, reset_less=True)
-        left = Signal(20 + ceil_log2(beats))
+        address = Signal(self.config.memory_bits, reset_less=True)
+        left = Signal(self.config.word_count_bits + ceil_log2(beats))
         final = left <= MAX_BURST
         m.d.comb += [
             self.request.payload.address.eq(address),

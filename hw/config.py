@@ -65,6 +65,12 @@ class CoreConfig:
     memory_latency : int
         Cycles from an accepted read burst to its first beat. A property of the memory: the core works with any; simulation and the
         timing model use it.
+    memory_efficiency : int
+        Thousandths of a long transfer's cycles in which the memory moves a beat: an SDRAM's rows and refreshes take the rest. The timing
+        model uses it.
+    serial : bool
+        A core for the smallest devices (:mod:`.serial`): one instruction after the other, L multipliers, an epilogue of a bit a cycle, one
+        memory of a single port for a scratchpad; int8 alone, no row units, no residuals.
     """
 
     lanes: int = 16
@@ -85,6 +91,8 @@ class CoreConfig:
     queue_depth: int = 16
     memory_bytes_per_cycle: int = 16
     memory_latency: int = 30
+    memory_efficiency: int = 1000
+    serial: bool = False
 
     def __post_init__(self) -> None:
         if self.lanes not in LANES:
@@ -131,8 +139,13 @@ class CoreConfig:
             raise ValueError(f"row_lanes must be one of {', '.join(map(str, allowed))}, not {self.row_lanes}")
         if self.memory_latency < 1:
             raise ValueError(f"memory_latency must be at least 1, not {self.memory_latency}")
+        if not 1 <= self.memory_efficiency <= 1000:
+            raise ValueError(f"memory_efficiency must be 1 to 1000 thousandths, not {self.memory_efficiency}")
         if self.address_bits > 20:
             raise ValueError(f"a scratchpad of {self.scratchpad_words} words of {self.lanes} bytes is more than 2**20 words")
+        object.__setattr__(self, "serial", bool(self.serial))
+        if self.serial and (self.lanes, self.epilogue_lanes, self.modes, self.packed_weights, self.map_rows) != (4, 1, ("int8",), False, 0):
+            raise ValueError("a serial core has lanes=4, epilogue_lanes=1, modes=int8, packed_weights=0 and map_rows=0, nothing else")
 
     @property
     def bank_words(self) -> int:
@@ -147,6 +160,26 @@ class CoreConfig:
     def address_bits(self) -> int:
         """Bits of a word address in the scratchpad; the highest ones are the bank."""
         return ceil_log2(self.scratchpad_words)
+
+    @property
+    def multipliers(self) -> int:
+        """Products of bytes in a cycle, at most."""
+        return self.lanes if self.serial else self.lanes**2
+
+    @property
+    def word_count_bits(self) -> int:
+        """Bits of a number of scratchpad words; also of an address on its way there, so that one outside is seen."""
+        return self.address_bits + 1 if self.serial else 20
+
+    @property
+    def memory_bits(self) -> int:
+        """Bits of an address of external memory, in beats; a serial core refuses higher ones."""
+        return 16 if self.serial else 32
+
+    @property
+    def memory_words(self) -> int:
+        """Words of external memory that instructions can address."""
+        return (1 << self.memory_bits) // self.beats if self.serial else 1 << 28
 
     @property
     def port_bytes(self) -> int:
@@ -202,6 +235,8 @@ class CoreConfig:
     def fingerprint(self) -> int:
         """32-bit check of every field that a program depends on; the core shows it in a register and refuses other programs."""
         fields = {name: value for name, value in asdict(self).items() if not name.startswith("memory_") and name not in _INVISIBLE}
+        if not self.serial:
+            del fields["serial"]  # programs of before the field stay valid
         fields["port_bytes"] = self.port_bytes
         return zlib.crc32(repr(sorted(fields.items())).encode())
 
@@ -243,15 +278,18 @@ PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes
     "l32": CoreConfig(lanes=32, epilogue_lanes=32),
     "ulx3s-85f": _LFE5U_85F,
     "ecpix5-85f": _LFE5U_85F,
+    # Scratchpad and external memory have two of the four single-port RAMs of an iCE40UP5K each.
     "icebreaker": CoreConfig(
         lanes=4,
-        scratchpad_bytes=32 << 10,
-        accumulator_rows=32,
+        modes=("int8",),
+        scratchpad_bytes=64 << 10,
+        accumulator_rows=64,
         constant_channels=256,
-        norm_channels=128,
         map_rows=0,
-        program_depth=256,
+        program_depth=32,
         memory_bytes_per_cycle=2,
+        memory_latency=2,
+        serial=True,
     ),
     "tang-primer-20k": CoreConfig(
         lanes=4,
@@ -261,7 +299,7 @@ PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes
         constant_channels=256,
         norm_channels=128,
         map_rows=0,
-        program_depth=256,
+        program_depth=512,
         memory_bytes_per_cycle=2,
     ),
     "arty-a7-100": _LFE5U_85F,

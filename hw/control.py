@@ -113,9 +113,10 @@ class ControlRegisters(wiring.Component):
         m = Module()
         busy, done, failed = Signal(), Signal(), Signal()
         error, error_instruction = Signal(Error), Signal.like(self.dispatched)
-        cycles, expected, command = Signal(64), Signal(32), Signal(2)
-        enable = Signal(init=1)
-        self._write(m, {Register.EXPECTED: expected, Register.MEMORY_BASE: self.memory_base, Register.INTERRUPT: enable}, busy)
+        cycles, expected, command = Signal(32 if self.config.serial else 64), Signal(32), Signal(2)
+        enable, base = Signal(init=1), Signal(self.config.memory_bits)
+        m.d.comb += self.memory_base.eq(base)
+        self._write(m, {Register.EXPECTED: expected, Register.MEMORY_BASE: base, Register.INTERRUPT: enable}, busy)
         with m.If(self.control.write & (self.control.address == Register.CONTROL)):
             m.d.comb += command.eq(self.control.write_data)
         self._read(
@@ -127,7 +128,7 @@ class ControlRegisters(wiring.Component):
                 Register.EXPECTED: expected,
                 Register.CYCLES_LOW: cycles[:32],
                 Register.CYCLES_HIGH: cycles[32:],
-                Register.MEMORY_BASE: self.memory_base,
+                Register.MEMORY_BASE: base,
                 Register.INTERRUPT: enable,
             },
         )

@@ -13,6 +13,9 @@ from .memory_port import MemoryPort
 from .rows.engine import RowEngine
 from .scratchpad import PARTS, READERS, WRITERS, Scratchpad, WritePort
 from .sequencer import Sequencer
+from .serial.engine import SerialArrayEngine
+from .serial.scratchpad import SerialScratchpad
+from .serial.sequencer import SerialSequencer
 
 __all__ = ["Core", "TracePort"]
 
@@ -78,11 +81,15 @@ class Core(wiring.Component):
         m.submodules.registers = registers = ControlRegisters(config)
         # The memory may still answer when a run is cleared: load and store are cancelled, the others reset.
         clear = ResetInserter(registers.clear)
-        sequencer, array, rows = Sequencer(config), ArrayEngine(config), RowEngine(config)
-        m.submodules.sequencer, m.submodules.array, m.submodules.rows = clear(sequencer), clear(array), clear(rows)
+        sequencer = SerialSequencer(config) if config.serial else Sequencer(config)
+        array = SerialArrayEngine(config) if config.serial else ArrayEngine(config)
+        m.submodules.sequencer, m.submodules.array = clear(sequencer), clear(array)
+        rows = None if config.serial else RowEngine(config)
+        if rows is not None:
+            m.submodules.rows = clear(rows)
         m.submodules.load = load = LoadEngine(config)
         m.submodules.store = store = StoreEngine(config)
-        m.submodules.scratchpad = scratchpad = Scratchpad(config)
+        m.submodules.scratchpad = scratchpad = SerialScratchpad(config) if config.serial else Scratchpad(config)
 
         connect(m, host=flipped(self.control), registers=registers.control)
         connect(m, registers=registers.program_write, sequencer=sequencer.program_write)
@@ -99,14 +106,16 @@ class Core(wiring.Component):
         for engine in (load, store):
             m.d.comb += [engine.base.eq(registers.memory_base), engine.cancel.eq(registers.clear)]
         engines = {isa.Queue.LOAD: load, isa.Queue.ARRAY: array, isa.Queue.ROWS: rows, isa.Queue.STORE: store}
+        engines = {queue: engine for queue, engine in engines.items() if engine is not None}
         for queue, engine in engines.items():
             connect(m, sequencer=sequencer.queues[queue.value].instruction, engine=engine.instruction)
             m.d.comb += sequencer.queues[queue.value].done.eq(engine.done)
 
         self._connect_memories(m, scratchpad, load, array, rows, store)
-        self._collect_errors(m, registers, {"sequencer": sequencer, "load": load, "array": array, "rows": rows, "store": store}, scratchpad)
+        sources = {"sequencer": sequencer, "load": load, "array": array, "store": store, **({} if rows is None else {"rows": rows})}
+        self._collect_errors(m, registers, sources, scratchpad)
         if self.has_trace:
-            self._trace(m, registers, list(engines.values()), array, rows)
+            self._trace(m, registers, engines, array, rows)
         return m
 
     def _connect_memories(self, m: Module, scratchpad, load, array, rows, store) -> None:
@@ -114,21 +123,23 @@ class Core(wiring.Component):
         readers = {
             "moving": array.moving,
             "stationary": array.stationary,
-            "residual": array.residual,
-            "rows": rows.read,
             "store": store.read,
         }
-        writers = {"load": load.write, "epilogue": array.output, "rows": rows.write}
-        for index, name in enumerate(READERS):
-            connect(m, client=readers[name], scratchpad=scratchpad.reads[index])
-        for index, name in enumerate(WRITERS):
-            connect(m, client=writers[name], scratchpad=scratchpad.writes[index])
+        writers = {"load": load.write, "epilogue": array.output}
+        if rows is not None:
+            readers |= {"residual": array.residual, "rows": rows.read}
+            writers["rows"] = rows.write
+        for name, client in readers.items():
+            connect(m, client=client, scratchpad=scratchpad.reads[READERS.index(name)])
+        for name, client in writers.items():
+            connect(m, client=client, scratchpad=scratchpad.writes[WRITERS.index(name)])
         if self.config.narrow:
             m.d.comb += scratchpad.parts.eq(array.parts)
         connect(m, load=load.constants, array=array.constants)
         connect(m, load=load.table, array=array.table)
-        connect(m, load=load.norm_constants, rows=rows.norm_write)
-        connect(m, load=load.exp_table, rows=rows.exp_write)
+        if rows is not None:
+            connect(m, load=load.norm_constants, rows=rows.norm_write)
+            connect(m, load=load.exp_table, rows=rows.exp_write)
         if self.config.narrow:
             connect(m, load=load.code_table, rows=rows.code_write)
         if self.config.map_rows:
@@ -154,9 +165,10 @@ class Core(wiring.Component):
         m.d.sync += cycle.eq(self.trace.cycle + 1)
         m.d.comb += [
             self.trace.cycle.eq(Mux(registers.start, 0, cycle)),
-            self.trace.start.eq(Cat(engine.start for engine in engines)),
-            self.trace.done.eq(Cat(engine.done for engine in engines)),
+            *(self.trace.start[queue.value].eq(engine.start) for queue, engine in engines.items()),
+            *(self.trace.done[queue.value].eq(engine.done) for queue, engine in engines.items()),
         ]
-        for traced, port in ((self.trace.array, array.output), (self.trace.rows, rows.write)):
+        written = [(self.trace.array, array.output), *([] if rows is None else [(self.trace.rows, rows.write)])]
+        for traced, port in written:
             m.d.comb += [getattr(traced, name).eq(getattr(port, name)) for name in ("enable", "address", "data")]
         m.d.comb += self.trace.parts.eq(array.parts if self.config.narrow else -1)

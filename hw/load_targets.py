@@ -24,6 +24,8 @@ def target_words(config: CoreConfig, target: Target) -> int:
             return config.scratchpad_words
         case Target.CONSTANTS:
             return config.constant_channels // config.lanes * isa.CONSTANT_BYTES
+        case Target.NORM_CONSTANTS | Target.EXP_TABLE if config.serial:
+            return 0  # without row units
         case Target.NORM_CONSTANTS:
             return config.norm_channels // config.lanes * isa.NORM_BYTES
         case Target.ROW_MAP:

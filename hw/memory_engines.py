@@ -26,6 +26,24 @@ __all__ = ["LoadEngine", "StoreEngine", "block_words", "table_words", "target_wo
 _ENTRIES = (Target.FUNCTION_TABLE, Target.EXP_TABLE, Target.ROW_MAP, Target.CODE_TABLE, Target.PROGRAM)
 
 
+def _held(config: CoreConfig, opcode: Opcode, payload: Value, names: tuple[str, ...]) -> tuple[data.View, list[Signal], list[Any]]:
+    """The body of an instruction, the fields in it that count, and what takes them over when it is accepted.
+
+    In a serial core the payload stays, and only what counts has registers, as narrow as addresses are.
+    """
+    incoming = isa.body(opcode, payload)
+    if not config.serial:
+        body = Signal(isa.BODIES[opcode], reset_less=True)
+        return body, [body[name] for name in names], [body.eq(incoming)]
+    counters = [Signal(config.word_count_bits, name=name, reset_less=True) for name in names]
+    return incoming, counters, [counter.eq(incoming[name]) for name, counter in zip(names, counters, strict=True)]
+
+
+def _beyond_memory(config: CoreConfig, body: data.View) -> Value:
+    """Whether the words in external memory are more than the core can address; others are the memory's affair."""
+    return body.memory + body.words > config.memory_words if config.serial else Const(0)
+
+
 class LoadEngine(wiring.Component):
     """Executes LOAD: external memory to scratchpad, constants, tables, row map or program memory. One instruction at a time.
 
@@ -61,9 +79,9 @@ class LoadEngine(wiring.Component):
     write : ``Out(WritePort(20, L))``
         To the scratchpad.
     constants, norm_constants : ``Out(WritePort(n, L))``
-        To the epilogue, to LayerNorm.
-    table : ``Out(TableWrite(config, signed(8)))``
+        To the epilogue, to LayerNorm. The latter and the next one not in a serial core.
     exp_table : ``Out(TableWrite(config, EXP_ENTRY))``
+    table : ``Out(TableWrite(config, signed(8)))``
     code_table : ``Out(TableWrite(config, CODE_ENTRY))``
         Only with ``config.narrow``.
     row_map : ``Out(MapWrite(config))``
@@ -87,10 +105,12 @@ class LoadEngine(wiring.Component):
             "read_data": port.members["read_data"],
             "write": Out(WritePort(isa.ADDRESS.width, lanes)),
             "table": Out(TableWrite(config, signed(8))),
-            "exp_table": Out(TableWrite(config, isa.EXP_ENTRY)),
         }
         for name, target in (("constants", Target.CONSTANTS), ("norm_constants", Target.NORM_CONSTANTS)):
-            members[name] = Out(WritePort(ceil_log2(target_words(config, target)), lanes))
+            if words := target_words(config, target):
+                members[name] = Out(WritePort(ceil_log2(words), lanes))
+        if not config.serial:
+            members["exp_table"] = Out(TableWrite(config, isa.EXP_ENTRY))
         if config.narrow:
             members["code_table"] = Out(TableWrite(config, isa.CODE_ENTRY))
         if config.map_rows:
@@ -110,7 +130,8 @@ class LoadEngine(wiring.Component):
         config = self.config
         m.submodules.bursts = bursts = Bursts(config)
         connect(m, bursts=bursts.request, engine=flipped(self.read_request))
-        body = Signal(isa.BODIES[Opcode.LOAD], reset_less=True)
+        body, counters, accept = _held(config, Opcode.LOAD, self.instruction.payload, ("words", "destination"))
+        words, destination = counters
         refused = Signal(Error)
         running, full, failed = Signal(), Signal(), Signal()  # full: `word` is complete and is being written
         word = Signal(8 * config.lanes, reset_less=True)
@@ -134,7 +155,7 @@ class LoadEngine(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
-                m.d.sync += [body.eq(isa.body(Opcode.LOAD, self.instruction.payload)), failed.eq(self.cancel)]
+                m.d.sync += [*accept, failed.eq(self.cancel)]
                 with m.If(self.start):
                     m.next = "ADD"
             with m.State("ADD"):
@@ -157,10 +178,10 @@ class LoadEngine(wiring.Component):
                     m.d.comb += self.error.eq(Error.MEMORY_READ)
                     m.d.sync += failed.eq(1)
                 with m.If(written):
-                    m.d.sync += [body.words.eq(body.words - 1), body.destination.eq(body.destination + 1)]
-                    with m.If(body.words == 1):
+                    m.d.sync += [words.eq(words - 1), destination.eq(destination + 1)]
+                    with m.If(words == 1):
                         m.next = "IDLE"
-        m.d.sync += self.done.eq(written & (body.words == 1) & ~failed & ~self.cancel)
+        m.d.sync += self.done.eq(written & (words == 1) & ~failed & ~self.cancel)
 
         with m.If(full):
             m.d.sync += [word.eq(word[8 * isa.ENTRY_BYTES :]), part.eq(Mux(last_part, 0, part + 1))]
@@ -170,7 +191,7 @@ class LoadEngine(wiring.Component):
             last_beat = beat == config.beats - 1
             m.d.sync += [word.eq(Cat(word, self.read_data.payload.data)[8 * config.port_bytes :]), beat.eq(Mux(last_beat, 0, beat + 1))]
             m.d.sync += full.eq(last_beat)
-        self._write(m, body, word, full & ~failed, last_part, bursts.begin)
+        self._write(m, body, destination, word, full & ~failed, last_part, bursts.begin)
         return m
 
     def _check(self, m: Module, body: data.View, refused: "enum.EnumView[Error]") -> None:
@@ -186,17 +207,20 @@ class LoadEngine(wiring.Component):
                     starts = self._starts(target)
                     if starts:
                         outside |= ~Cat(body.destination == start for start in starts).any()
+                    outside |= _beyond_memory(self.config, body)
                     m.d.sync += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
             with m.Default():
                 m.d.sync += refused.eq(Error.FIELD)
         with m.If(body.words == 0):
             m.d.sync += refused.eq(Error.FIELD)
 
-    def _write(self, m: Module, body: data.View, word: Value, valid: Value, last_part: Value, begin: Value) -> None:
+    def _write(self, m: Module, body: data.View, destination: Value, word: Value, valid: Value, last_part: Value, begin: Value) -> None:
         """Write ``word``, or its lowest entry, to where ``body`` says."""
-        targets = {Target.SCRATCHPAD: self.write, Target.CONSTANTS: self.constants, Target.NORM_CONSTANTS: self.norm_constants}
+        targets = {Target.SCRATCHPAD: self.write, Target.CONSTANTS: self.constants}
+        if not self.config.serial:
+            targets[Target.NORM_CONSTANTS] = self.norm_constants
         for target, port in targets.items():
-            m.d.comb += [port.enable.eq(valid & (body.target == target)), port.address.eq(body.destination), port.data.eq(word)]
+            m.d.comb += [port.enable.eq(valid & (body.target == target)), port.address.eq(destination), port.data.eq(word)]
 
         # The last word of a table may have more entries than are left (L = 12): they are dropped.
         table = Signal(range(self.config.tables), reset_less=True)
@@ -229,6 +253,8 @@ class LoadEngine(wiring.Component):
 
     def _tables(self) -> dict[Target, Any]:
         """The port of each table that this core has."""
+        if self.config.serial:
+            return {Target.FUNCTION_TABLE: self.table}
         tables = {Target.FUNCTION_TABLE: self.table, Target.EXP_TABLE: self.exp_table}
         return {**tables, Target.CODE_TABLE: self.code_table} if self.config.narrow else tables
 
@@ -260,8 +286,8 @@ class StoreEngine(wiring.Component):
     No words is ``Error.FIELD``, words outside the scratchpad ``Error.ADDRESS``; nothing is read or written then. A burst that is answered
     with an error is ``Error.MEMORY_WRITE``; the rest is still written. There is no ``done`` after an error.
 
-    Throughput: a beat a cycle. From ``start`` to ``done`` there are :meth:`cycles` cycles when the memory never waits; the next instruction
-    may start with ``done``.
+    Throughput: a beat a cycle, in a serial core a word at a time. From ``start`` to ``done`` there are :meth:`cycles` cycles when the
+    memory never waits; the next instruction may start with ``done``.
 
     Parameters
     ----------
@@ -288,8 +314,10 @@ class StoreEngine(wiring.Component):
         As in :class:`.memory_port.MemoryPort`.
     """
 
-    #: Words between scratchpad and memory; with fewer than READ_LATENCY + 2 a word a cycle is not reached.
-    WORDS_AHEAD = 8
+    @staticmethod
+    def words_ahead(config: CoreConfig) -> int:
+        """Words between scratchpad and memory; with fewer than READ_LATENCY + 2 a word a cycle is not reached."""
+        return 1 if config.serial else 8
 
     def __init__(self, config: CoreConfig):
         self.config = config
@@ -307,22 +335,25 @@ class StoreEngine(wiring.Component):
             }
         )
 
-    @staticmethod
-    def cycles(config: CoreConfig, words: int) -> int:
+    @classmethod
+    def cycles(cls, config: CoreConfig, words: int) -> int:
         """Cycles from ``start`` to ``done`` when the memory never waits: a response comes ``memory_latency`` cycles after its burst."""
-        return config.memory_latency + READ_LATENCY + 5 + words * config.beats
+        waits = 0 if cls.words_ahead(config) > 1 else (words - 1) * (READ_LATENCY + 1)
+        return config.memory_latency + READ_LATENCY + 5 + words * config.beats + waits
 
     def elaborate(self, platform):
         m = Module()
         config = self.config
         m.submodules.bursts = bursts = Bursts(config)
         connect(m, bursts=bursts.request, engine=flipped(self.write_request))
-        body = Signal(isa.BODIES[Opcode.STORE], reset_less=True)
+        body, counters, accept = _held(config, Opcode.STORE, self.instruction.payload, ("words", "source"))
+        words, source = counters
         reading, failed = Signal(), Signal()
-        waiting = Signal(20 + ceil_log2(config.beats))  # bursts without a response
+        waiting = Signal(config.word_count_bits + ceil_log2(config.beats))  # bursts without a response
         refused, end = Signal(Error), Signal(len(body.source) + 1, reset_less=True)
         m.d.sync += end.eq(body.source + body.words)
-        m.d.sync += refused.eq(Mux(end > config.scratchpad_words, Error.ADDRESS, Error.NONE))
+        outside = (end > config.scratchpad_words) | _beyond_memory(config, body)
+        m.d.sync += refused.eq(Mux(outside, Error.ADDRESS, Error.NONE))
         with m.If(body.words == 0):
             m.d.sync += refused.eq(Error.FIELD)
         answered = Signal()
@@ -338,7 +369,7 @@ class StoreEngine(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
-                m.d.sync += [body.eq(isa.body(Opcode.STORE, self.instruction.payload)), failed.eq(self.cancel)]
+                m.d.sync += [*accept, failed.eq(self.cancel)]
                 with m.If(self.start):
                     m.next = "ADD"
             with m.State("ADD"):
@@ -369,24 +400,24 @@ class StoreEngine(wiring.Component):
                     m.d.sync += self.done.eq(~failed & ~self.write_response.payload.error & ~self.cancel)
                     m.next = "IDLE"
         with m.If(self.read.enable):
-            m.d.sync += [body.source.eq(body.source + 1), body.words.eq(body.words - 1)]
-            with m.If(body.words == 1):
+            m.d.sync += [source.eq(source + 1), words.eq(words - 1)]
+            with m.If(words == 1):
                 m.d.sync += reading.eq(0)
-        self._send(m, body, reading, bursts.begin)
+        self._send(m, source, words, reading, bursts.begin)
         return m
 
-    def _send(self, m: Module, body: data.View, reading: Value, begin: Value) -> None:
+    def _send(self, m: Module, source: Value, words: Value, reading: Value, begin: Value) -> None:
         """Read words while there is room for them, and send them beat by beat."""
-        config = self.config
-        m.submodules.fifo = fifo = SyncFIFO(width=8 * config.lanes, depth=self.WORDS_AHEAD)
-        ahead = Signal(range(self.WORDS_AHEAD + 1))  # words that were read and not yet sent
+        config, most = self.config, self.words_ahead(self.config)
+        m.submodules.fifo = fifo = SyncFIFO(width=8 * config.lanes, depth=most)
+        ahead = Signal(range(most + 1))  # words that were read and not yet sent
         beat = Signal(range(config.beats))
-        left = Signal(20 + ceil_log2(config.beats), reset_less=True)
+        left = Signal(config.word_count_bits + ceil_log2(config.beats), reset_less=True)
         burst = Signal(range(MAX_BURST))
         sent = Signal()
         m.d.comb += [
-            self.read.enable.eq(reading & (ahead != self.WORDS_AHEAD)),
-            self.read.address.eq(body.source),
+            self.read.enable.eq(reading & (ahead != most)),
+            self.read.address.eq(source),
             fifo.w_en.eq(delay(m, self.read.enable, READ_LATENCY, name="read_valid", reset_less=False)),
             fifo.w_data.eq(self.read.data),
             self.write_data.valid.eq(fifo.r_rdy),
@@ -397,6 +428,6 @@ class StoreEngine(wiring.Component):
         ]
         m.d.sync += ahead.eq(ahead + self.read.enable - fifo.r_en)
         with m.If(begin):
-            m.d.sync += [left.eq(times(body.words, config.beats)), burst.eq(0)]
+            m.d.sync += [left.eq(times(words, config.beats)), burst.eq(0)]
         with m.Elif(sent):
             m.d.sync += [left.eq(left - 1), burst.eq(burst + 1), beat.eq(Mux(fifo.r_en, 0, beat + 1))]

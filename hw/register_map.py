@@ -1,4 +1,4 @@
-"""The control registers as a C header and as CMSIS-SVD, from :mod:`.isa`."""
+"""The control registers as headers for C and Verilog and as CMSIS-SVD, from :mod:`.isa`."""
 
 import re
 from importlib.metadata import version
@@ -8,11 +8,12 @@ from . import isa, isa_docs
 from .config import CoreConfig
 from .isa import Error, Register
 
-__all__ = ["c_header", "svd"]
+__all__ = ["c_header", "svd", "verilog_header"]
 
 _ACCESS = {"Read and write": "read-write", "Read": "read-only", "Write": "write-only"}
 #: Program words of an instruction lie in so many bytes.
 _INSTRUCTION_PITCH = 64
+_TITLE = "Control registers of a vitloom core; addresses are in bytes from the core's base, all accesses 32 bits."
 
 
 def _access(register: Register) -> tuple[str, str]:
@@ -23,27 +24,44 @@ def _access(register: Register) -> tuple[str, str]:
 
 def c_header(config: CoreConfig) -> str:
     """Text of ``registers.h``: byte offsets of the registers, masks of their bits, error codes, and the numbers of this core."""
-    lines = ["/* Control registers of a vitloom core; addresses are in bytes from the core's base, all accesses 32 bits. */", ""]
-    lines += ["#ifndef VITLOOM_REGISTERS_H", "#define VITLOOM_REGISTERS_H", ""]
+    guard = ["#ifndef VITLOOM_REGISTERS_H", "#define VITLOOM_REGISTERS_H"]
+    lines = _header(config, define="#define", decimal="{}u", hexadecimal="0x{:05x}u")
+    return "\n".join([f"/* {_TITLE} */", "", *guard, "", *lines, "", "#endif", ""])
+
+
+def verilog_header(config: CoreConfig) -> str:
+    """Text of ``registers.vh``: the same names and numbers for a testbench."""
+    guard = ["`ifndef VITLOOM_REGISTERS_VH", "`define VITLOOM_REGISTERS_VH"]
+    lines = _header(config, define="`define", decimal="32'd{}", hexadecimal="32'h{:05x}")
+    return "\n".join([f"/* {_TITLE} */", "", *guard, "", *lines, "", "`endif", ""])
+
+
+def _header(config: CoreConfig, *, define: str, decimal: str, hexadecimal: str) -> list[str]:
+    """Lines of a header, in which the keyword and the numbers look like this."""
+    lines = []
+
+    def add(name: str, value: int, form: str) -> None:
+        lines.append(f"{define} VITLOOM_{name} {form.format(value)}")
+
     for register in Register:
         access, text = _access(register)
-        lines += [f"/* {access}: {_text(text)} */", _define(register.name, f"0x{4 * register:05x}u")]
+        lines.append(f"/* {access}: {_text(text)} */")
+        add(register.name, 4 * register, hexadecimal)
         for bit, name in enumerate(isa.REGISTER_BITS.get(register, ())):
-            lines.append(_define(f"{register.name}_{name}", f"0x{1 << bit:x}u"))
+            add(f"{register.name}_{name}", 1 << bit, decimal)
     lines += ["", "/* write-only: 32-bit word j of instruction i */"]
-    lines.append(_define("PROGRAM(i, j)", f"(0x{4 * isa.PROGRAM_WINDOW:05x}u + {_INSTRUCTION_PITCH}u * (i) + 4u * (j))"))
+    first, pitch, size = hexadecimal.format(4 * isa.PROGRAM_WINDOW), decimal.format(_INSTRUCTION_PITCH), decimal.format(4)
+    lines.append(f"{define} VITLOOM_PROGRAM(i, j) ({first} + {pitch} * (i) + {size} * (j))")
     lines += ["", "/* Values of VITLOOM_ERROR. */"]
-    lines += [_define(f"ERROR_IS_{error.name}", f"{error.value}u") for error in Error]
+    for error in Error:
+        add(f"ERROR_IS_{error.name}", error.value, decimal)
     lines += ["", "/* This core. */"]
-    numbers = {"IDENTITY_VALUE": f"0x{isa.IDENTITY:08x}u", "FINGERPRINT": f"0x{config.fingerprint:08x}u"}
-    numbers |= {"LANES": f"{config.lanes}u", "PORT_BYTES": f"{config.port_bytes}u"}
-    numbers |= {"PROGRAM_DEPTH": f"{config.program_depth}u", "INSTRUCTION_WORDS": f"{isa.INSTRUCTION_WORDS}u"}
-    lines += [_define(name, value) for name, value in numbers.items()]
-    return "\n".join([*lines, "", "#endif", ""])
-
-
-def _define(name: str, value: str) -> str:
-    return f"#define VITLOOM_{name} {value}"
+    add("IDENTITY_VALUE", isa.IDENTITY, hexadecimal)
+    add("FINGERPRINT", config.fingerprint, hexadecimal)
+    numbers = {"LANES": config.lanes, "PORT_BYTES": config.port_bytes, "PROGRAM_DEPTH": config.program_depth}
+    for name, value in {**numbers, "INSTRUCTION_WORDS": isa.INSTRUCTION_WORDS}.items():
+        add(name, value, decimal)
+    return lines
 
 
 def _text(text: str) -> str:

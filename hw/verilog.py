@@ -7,6 +7,7 @@ from amaranth.lib import wiring
 
 from .array.lut_product import LUT_PRODUCT_SOURCE
 from .ram import RAM_SOURCE
+from .serial.scratchpad import SINGLE_PORT_SOURCE
 
 __all__ = ["to_verilog"]
 
@@ -14,15 +15,15 @@ __all__ = ["to_verilog"]
 #: zero-width fields, names that C++ reserves.
 _LINT_OFF = ("WIDTHEXPAND", "WIDTHTRUNC", "CASEINCOMPLETE", "ASCRANGE", "SYMRSVDWORD")
 #: Verilog sources, by the modules in them that components instantiate.
-_SOURCES = {"vitloom_ram": RAM_SOURCE, "vitloom_lut_product": LUT_PRODUCT_SOURCE}
+_SOURCES = {"vitloom_ram": RAM_SOURCE, "vitloom_lut_product": LUT_PRODUCT_SOURCE, "vitloom_single_port_ram": SINGLE_PORT_SOURCE}
 
 
 def to_verilog(component: wiring.Component, name: str) -> str:
     """Verilog of ``component`` as module ``name``.
 
     Ports are the flattened signature (``i__payload``, structs as one vector, field 0 in the least significant bits) and ``clk``, ``rst``.
-    The modules of :class:`.ram.Ram` and :class:`.array.lut_product.LutProduct` are included where they are used.
-    The text depends on the component alone: no source locations, and always the Yosys that is bundled with Amaranth.
+    The modules of :class:`.ram.Ram`, :class:`.array.lut_product.LutProduct` and :class:`.serial.scratchpad.SinglePortRam` are included
+    where they are used. The text depends on the component alone: no source locations, and always the Yosys that is bundled with Amaranth.
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
     text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from .float_mlp import MlpConfig
 from .float_swin import SwinConfig
 from .float_vit import ViTConfig
 
-__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "LOW_BIT_NETWORKS", "SWIN", "Config", "architecture"]
+__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "DIGITS_MLP", "LOW_BIT_NETWORKS", "SWIN", "Config", "Transformer", "architecture"]
 
-Config = ViTConfig | SwinConfig
+Transformer = ViTConfig | SwinConfig
+Config = Transformer | MlpConfig
 
 DATA = Path(__file__).parent / "data"
 """The files that ship with the package."""
 
 DIGITS = ViTConfig(img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=4, num_heads=2, mean=(0.5,), std=(0.5,))
+DIGITS_MLP = MlpConfig(img_size=8, patch_size=8, in_chans=1, num_classes=10, embed_dim=64, depth=2, mean=(0.5,), std=(0.5,))
 _HALF = (0.5, 0.5, 0.5)  # timm's ViT weights, unlike DeiT's, take pixels in -1..1
 
 SWIN: dict[str, SwinConfig] = {
@@ -26,6 +29,7 @@ SWIN: dict[str, SwinConfig] = {
 
 ARCHITECTURES: dict[str, Config] = {
     "digits_vit": DIGITS,
+    "digits_mlp": DIGITS_MLP,
     "deit_tiny": ViTConfig(embed_dim=192, depth=12, num_heads=3),
     "deit_small": ViTConfig(embed_dim=384, depth=12, num_heads=6),
     "deit_base": ViTConfig(embed_dim=768, depth=12, num_heads=12),

@@ -122,13 +122,13 @@ class Filler:
         multiplier, self.arrays[f"{name}.residual_shift"] = residual_parameters(factors.steps / logits.scale, shift)
         self.numbers(name, residual_multiplier=multiplier)
 
-    def gelu_layer(self, name: str, normed: Affine) -> Affine:
-        """A linear layer and its GELU, as one table."""
+    def gelu_layer(self, name: str, normed: Affine, layer: Weight | None = None) -> Affine:
+        """A linear layer and its GELU, as one table. layer : its weight, by default that of the name."""
         low, high = self.calibration.low(name).min(), self.calibration.high(name).max()
         entry, output = gelu_scales(float(low), float(high), self.calibration.sample(name))
         self.scaled(name, output)
         self.arrays[f"{name}.table"] = activation_table(gelu, entry.scale, entry.zero_point, output.scale, output.zero_point)
-        weight = self.weight(name, normed)
+        weight = layer or self.weight(name, normed)
         # The epilogue adds the output's zero point; the table starts from its own.
         moved = replace(weight, bias=weight.bias + (entry.zero_point - output.zero_point) * entry.scale / weight.step)
         self.epilogue(name, moved, normed, np.full(len(weight.step), entry.scale))

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .architectures import ARCHITECTURES, DATA, DIGITS, LOW_BIT_NETWORKS, architecture
+from .architectures import ARCHITECTURES, DATA, DIGITS, DIGITS_MLP, LOW_BIT_NETWORKS, architecture
+from .check import check_network
 from .checkpoint import is_integer_network, load_checkpoint
+from .float_mlp import MlpConfig
 from .float_swin import SwinConfig
 from .fq_layers import SCHEME
+from .fq_mlp import mlp_structure
 from .network import IntegerNetwork
 from .quantize import quantize
 from .schemes.scheme import LOW_BIT
@@ -20,9 +23,9 @@ from .structure import check_arrays, vit_structure
 from .swin_structure import swin_structure
 from .synthetic import shaped_images, synthetic_state
 
-__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "SHIPPED", "architecture", "integer_network", "network_structure", "samples"]
+__all__ = ["ARCHITECTURES", "DATA", "DIGITS", "SHIPPED", "architecture", "integer_network", "network_structure", "read_network", "samples"]
 
-SHIPPED = tuple(name for name in ARCHITECTURES if ARCHITECTURES[name] is DIGITS)
+SHIPPED = tuple(name for name in ARCHITECTURES if ARCHITECTURES[name] in (DIGITS, DIGITS_MLP))
 """Networks whose weights are in the package."""
 
 _CALIBRATION_IMAGES = 2
@@ -38,7 +41,7 @@ def integer_network(name: str, checkpoint: Path | str | None = None) -> IntegerN
     """
     config = architecture(name)
     if checkpoint is not None and is_integer_network(checkpoint):
-        network = IntegerNetwork.load(checkpoint)
+        network = read_network(checkpoint)
         classes = len(network.arrays.get(f"{network.outputs[0]}.bias", ())) or config.num_classes
         check_arrays(network, _structure(name, classes), str(checkpoint))
         return network
@@ -51,6 +54,13 @@ def integer_network(name: str, checkpoint: Path | str | None = None) -> IntegerN
     images = shaped_images(config, _CALIBRATION_IMAGES)
     origin = f"{source}, calibrated on {len(images)} images of 1/f noise"
     return quantize(config, state, images, scheme=_scheme(name), name=name, origin=origin)
+
+
+def read_network(path: Path | str) -> IntegerNetwork:
+    """The integer network in a file. Raises ``ValueError`` for what :func:`.check.check_network` finds, before anything is made of it."""
+    network = IntegerNetwork.load(path)
+    check_network(network)
+    return network
 
 
 def network_structure(name: str) -> IntegerNetwork:
@@ -69,10 +79,12 @@ def samples(name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def _structure(name: str, classes: int) -> IntegerNetwork:
     config = replace(architecture(name), num_classes=classes)
     origin = "no weights: shapes only"
-    if (scheme := _scheme(name)) in LOW_BIT:
+    if (scheme := _scheme(name)) in LOW_BIT and not isinstance(config, MlpConfig):
         return low_bit_structure(config, LOW_BIT[scheme], name=name, origin=origin)
     if isinstance(config, SwinConfig):
         return swin_structure(config, name=name, scheme=SCHEME, origin=origin)
+    if isinstance(config, MlpConfig):
+        return mlp_structure(config, name=name, scheme=SCHEME, origin=origin)
     return vit_structure(config, name=name, scheme=SCHEME, origin=origin)
 
 

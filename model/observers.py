@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from . import float_swin, float_vit
+from . import float_mlp, float_swin, float_vit
+from .float_mlp import MlpConfig
 from .float_ops import Float, FloatLayers, LayerFactory, State, normalise
 from .float_ops import gelu as fast_gelu
 from .float_swin import SwinConfig
@@ -92,7 +93,7 @@ class Calibration:
 
 
 def observe_images(
-    config: ViTConfig | SwinConfig, state: State, images: NDArray[np.uint8], factory: LayerFactory = FloatLayers
+    config: ViTConfig | SwinConfig | MlpConfig, state: State, images: NDArray[np.uint8], factory: LayerFactory = FloatLayers
 ) -> Calibration:
     """Statistics of the float network over uint8 ``images`` (B, C, H, W), at least one; ``factory`` makes its layers.
 
@@ -106,6 +107,8 @@ def observe_images(
         pixels = normalise(config, batch).astype(np.float64)
         if isinstance(config, SwinConfig):
             float_swin.forward(config, state, pixels, calibration.observe, factory)
+        elif isinstance(config, MlpConfig):
+            float_mlp.forward(config, state, pixels, calibration.observe, factory)
         else:
             float_vit.forward(config, state, pixels, calibration.observe, factory)
     return calibration

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from .architectures import DATA, DIGITS, LOW_BIT_NETWORKS, Config, architecture
 from .checkpoint import load_checkpoint
+from .float_mlp import MlpConfig
 from .float_ops import State
 from .float_swin import SwinConfig
 from .fq_layers import SCHEME
+from .fq_mlp import quantize_mlp
 from .fq_swin import quantize_swin
 from .fq_vit import quantize_vit
 from .network import IntegerNetwork
@@ -31,6 +33,8 @@ __all__ = ["SCHEMES", "load_images", "quantize", "quantize_checkpoint", "quantiz
 def _fq_vit(config: Config, state: State, images: NDArray[np.uint8], *, name: str, origin: str, labels: Sequence[str]) -> IntegerNetwork:
     if isinstance(config, SwinConfig):
         return quantize_swin(config, state, images, name=name, origin=origin, labels=labels)
+    if isinstance(config, MlpConfig):
+        return quantize_mlp(config, state, images, name=name, origin=origin, labels=labels)
     return quantize_vit(config, state, images, name=name, origin=origin, labels=labels)
 
 
@@ -56,6 +60,8 @@ def quantize(
     Raises ``ValueError`` for an unknown scheme, wrong images, and where a 32-bit accumulator could overflow.
     """
     quantiser = _quantiser(scheme)
+    if scheme != SCHEME and isinstance(config, MlpConfig):
+        raise ValueError(f"the scheme {scheme} is for transformers; a perceptron takes {SCHEME}")
     if scheme == SCHEME and (learned := next((name for name in state if name in learned_shapes(config)), None)):
         raise ValueError(f"the scheme {scheme} has no place for {learned}, which the checkpoint has learned")
     return quantiser(config, state, calibration_images, name=name, origin=origin, labels=labels)
@@ -98,8 +104,8 @@ def quantize_digits(folder: Path = DATA, name: str = "digits_vit") -> IntegerNet
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
             state = dict(file)
     else:
-        scheme, trainer = SCHEME, "train_digits"
-        config, state = load_checkpoint(folder / f"{name}.safetensors")
+        scheme, trainer = SCHEME, "training.mlp" if name == "digits_mlp" else "train_digits"
+        config, state = load_checkpoint(folder / f"{name}.safetensors", architecture(name))
     origin = f"trained on scikit-learn's digits by vitloom.model.{trainer}"
     return quantize(config, state, images, scheme=scheme, name=name, origin=origin, labels=[str(digit) for digit in range(10)])
 

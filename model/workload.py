@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import singledispatch
 
+from .float_mlp import MlpConfig
 from .float_ops import ImageConfig
 from .float_swin import SwinConfig
 from .float_vit import ViTConfig
@@ -62,6 +63,13 @@ def _(config: SwinConfig) -> list[Gemm]:
         hidden, window = int(stage.width * config.mlp_ratio), stage.window**2
         gemms += _blocks(stage.tokens, stage.width, stage.num_heads, hidden, window, stage.windows, stage.depth, f"s{number}.")
     return [*gemms, Gemm(layer="head", kind="fp", M=1, K=config.stages[-1].width, N=config.num_classes)]
+
+
+@workload.register
+def _(config: MlpConfig) -> list[Gemm]:
+    width = config.embed_dim
+    hidden = [Gemm(layer=name, kind="w", M=1, K=width, N=width) for name in config.hidden_layers]
+    return [_embedding(config), *hidden, Gemm(layer="head", kind="fp", M=1, K=width, N=config.num_classes)]
 
 
 def _embedding(config: ImageConfig) -> Gemm:

@@ -25,6 +25,8 @@ from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
 from .bench_asic import ASIC_RUNS, LIBERTY, asic_text, asic_units_text
+from .bench_boards import BOARD_PARTS, sdram_text, uart_text
+from .bench_bus import BUS_PARTS, bus_text
 from .bench_elements import ELEMENTS, elements_text, resources_of_elements
 from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
 from .bench_modes import MODE_SETS, modes_text, resources_of_modes
@@ -77,15 +79,19 @@ def accuracy() -> dict[str, Any]:
 _DOCUMENTS = {
     "document": (_ROOT / "docs" / "synthesis.md", ("resources", "elements", "modes", "asic", "asic_units", "simulation", "accuracy")),
     "readme": (_ROOT / "README.md", ("networks", "low_bit", "asic")),
+    "integration": (_ROOT / "docs" / "integration.md", ("bus",)),
+    "boards": (_ROOT / "docs" / "boards.md", ("uart", "sdram")),
 }
 #: What is measured, the quick parts first; each unit, and each network on the RTL, is a part.
 PARTS: dict[str, Callable[[], Any]] = {
     "accuracy": accuracy,
     "simulation": simulation,
+    **BUS_PARTS,
     **NETWORKS,
     "low_bit": low_bit,
     **LOW_BIT_RUNS,
     **{part: partial(resources_of_elements, part) for part in ELEMENTS},
+    **BOARD_PARTS,
     **{name: partial(resources_of_modes, modes) for name, modes in MODE_SETS.items()},
     **{unit: partial(resources, unit) for unit in UNITS},
     **ASIC_RUNS,
@@ -127,6 +133,12 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
         texts["low_bit"] = low_bit_text(results)
     if ELEMENTS.keys() & results.keys():
         texts["elements"] = elements_text(results)
+    if BUS_PARTS.keys() & results.keys():
+        texts["bus"] = bus_text(results)
+    if "uart" in results:
+        texts["uart"] = uart_text(results)
+    if any(name.startswith("sdram-") for name in results):
+        texts["sdram"] = sdram_text(results)
     if MODE_SETS.keys() & results.keys():
         texts["modes"] = modes_text(results)
     if ASIC_RUNS.keys() & results.keys():
@@ -171,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = path.read_text()
         if (rendered := render(results, text, tables)) != text:
             path.write_text(rendered)
-    wrong = [part for part in (*RUNS, *LOW_BIT_RUNS) if not results.get(part, {}).get("agreed", True)]
+    wrong = [part for part in (*RUNS, *LOW_BIT_RUNS, *BOARD_PARTS) if not results.get(part, {}).get("agreed", True)]
     if wrong:
         print(f"bench: values or cycles are not as the models say in {', '.join(wrong)}", file=sys.stderr)
     return 1 if wrong else 0

@@ -175,7 +175,7 @@ def rtl(case: Case) -> dict[str, Any]:
         "cycles": cycles,
         "cycles_model": content["total"]["cycles"],
         "cycles_allowed": [least, most],
-        "utilization": round(sum(layer.multiplier_cycles for layer in result.program.layers) / (case.config.lanes**2 * cycles), 6),
+        "utilization": round(sum(layer.multiplier_cycles for layer in result.program.layers) / (case.config.multipliers * cycles), 6),
         "cycles_per_second": result.cycles_per_second,
         "wall_seconds": result.wall_seconds,
         "elaborate_seconds": result.elaborate_seconds,

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..compiler.program import Layer, Program
 from ..hw import isa
+from ..hw.config import CoreConfig
 from .sequencer_timing import Timing
 from .timeline import memory_summary
 from .timing import schedule
@@ -56,9 +57,9 @@ def attribute(program: Program, timings: Sequence[Timing], total: int) -> list[d
     return cycles
 
 
-def model_timings(program: Program) -> tuple[list[Timing], int]:
-    """:func:`.timing.schedule` of a program."""
-    return schedule([instruction.values for instruction in program.instructions], program.config)
+def model_timings(program: Program, config: CoreConfig | None = None) -> tuple[list[Timing], int]:
+    """:func:`.timing.schedule` of a program, with the memory of ``config`` if it is given."""
+    return schedule([instruction.values for instruction in program.instructions], config or program.config)
 
 
 def layer_rows(program: Program, timings: Sequence[Timing], total: int) -> list[dict[str, Any]]:
@@ -71,7 +72,7 @@ def layer_rows(program: Program, timings: Sequence[Timing], total: int) -> list[
     traffic = _traffic(program)
     for layer, parts, moved in zip(program.layers, attribute(program, timings, total), traffic, strict=True):
         sizes = {name: getattr(layer, name) for name in ("name", "op", "M", "K", "N", "count", "mode", "macs")}
-        measures = _measures(layer.macs, layer.multiplier_cycles, parts, moved, program.config.lanes)
+        measures = _measures(layer.macs, layer.multiplier_cycles, parts, moved, program.config.multipliers)
         entries.append({**sizes, **measures, "kind": kind(layer), "macs_per_multiplier": layer.packing})
     return entries
 
@@ -96,12 +97,12 @@ def _traffic(program: Program) -> list[dict[str, int]]:
     return result
 
 
-def _measures(macs: int, busy: float, reasons: Mapping[str, int], traffic: Mapping[str, int], lanes: int) -> dict[str, Any]:
+def _measures(macs: int, busy: float, reasons: Mapping[str, int], traffic: Mapping[str, int], multipliers: int) -> dict[str, Any]:
     """What is measured of a layer, or of several. ``busy``: cycles of a multiplier that the products take."""
     cycles, moved = sum(reasons.values()), sum(traffic.values())
     return {
         "cycles": cycles,
-        "utilization": _utilization(busy, lanes, cycles),
+        "utilization": _utilization(busy, multipliers, cycles),
         "bound": max(reasons, key=lambda reason: reasons[reason]) if cycles else _HIDDEN,
         "reasons": {reason: reasons.get(reason, 0) for reason in REASONS},
         **traffic,
@@ -110,7 +111,7 @@ def _measures(macs: int, busy: float, reasons: Mapping[str, int], traffic: Mappi
     }
 
 
-def kind_rows(layers: Sequence[Mapping[str, Any]], lanes: int) -> list[dict[str, Any]]:
+def kind_rows(layers: Sequence[Mapping[str, Any]], multipliers: int) -> list[dict[str, Any]]:
     """The layers of each kind added up, in the order in which the kinds come first."""
     entries = []
     for name in dict.fromkeys(layer["kind"] for layer in layers):
@@ -118,7 +119,7 @@ def kind_rows(layers: Sequence[Mapping[str, Any]], lanes: int) -> list[dict[str,
         macs = sum(layer["macs"] for layer in mine)
         reasons = {reason: sum(layer["reasons"][reason] for layer in mine) for reason in REASONS}
         traffic = {key: sum(layer[key] for layer in mine) for key in _TRAFFIC.values()}
-        entries.append({"kind": name, "layers": len(mine), "macs": macs, **_measures(macs, _busy(mine), reasons, traffic, lanes)})
+        entries.append({"kind": name, "layers": len(mine), "macs": macs, **_measures(macs, _busy(mine), reasons, traffic, multipliers)})
     return entries
 
 
@@ -127,9 +128,9 @@ def _busy(layers: Sequence[Mapping[str, Any]]) -> float:
     return sum(layer["macs"] / layer["macs_per_multiplier"] for layer in layers)
 
 
-def _utilization(busy: float, lanes: int, cycles: int) -> float:
+def _utilization(busy: float, multipliers: int, cycles: int) -> float:
     """Share of the multipliers' cycles that did products of the network."""
-    return round(busy / (lanes**2 * cycles), 6) if cycles else 0.0
+    return round(busy / (multipliers * cycles), 6) if cycles else 0.0
 
 
 def report(program: Program, *, preset: str, clock_mhz: float | None = None) -> dict[str, Any]:
@@ -137,9 +138,9 @@ def report(program: Program, *, preset: str, clock_mhz: float | None = None) -> 
     timings, cycles = model_timings(program)
     config = program.config
     layers = layer_rows(program, timings, cycles)
-    kinds = kind_rows(layers, config.lanes)
+    kinds = kind_rows(layers, config.multipliers)
     macs = sum(layer["macs"] for layer in layers)
-    most = config.lanes**2 * max(layer["macs_per_multiplier"] for layer in layers)
+    most = config.multipliers * max(layer["macs_per_multiplier"] for layer in layers)
     return {
         "network": program.name,
         "origin": program.origin,
@@ -154,7 +155,7 @@ def report(program: Program, *, preset: str, clock_mhz: float | None = None) -> 
             "macs": macs,
             "cycles": cycles,
             "lower_bound_cycles": program.lower_bound_cycles,
-            "utilization": _utilization(_busy(layers), config.lanes, cycles),
+            "utilization": _utilization(_busy(layers), config.multipliers, cycles),
             **{key: sum(layer[key] for layer in layers) for key in ("bytes_loaded", "bytes_stored")},
             "reasons": {reason: sum(entry["reasons"][reason] for entry in kinds) for reason in REASONS},
             **_times(cycles, clock_mhz),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
+from .report import model_timings
 from .simulate import SimulationResult
 
 __all__ = ["print_result"]
@@ -32,6 +33,11 @@ def print_result(result: SimulationResult, labels: Sequence[str], file: TextIO) 
 
 def _cycles(result: SimulationResult) -> str:
     """How the cycles are related to the timing model's."""
+    if result.controller is not None:
+        least, most = result.bounds
+        said = "outside their bounds" if result.differences else f"between {least}, of a memory that never waits, and {most}"
+        counted = f"the timing model says {model_timings(result.program)[1]}, the core counted {', '.join(map(str, result.cycles))}"
+        return f"SDRAM of {result.controller.bytes_per_cycle:.3f} bytes a cycle: cycles {said}; {counted}"
     if result.stalls is None:
         return f"cycles of every instruction {'differ from' if result.differences else 'equal'} the timing model's"
     least, most = result.bounds

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..boards.sdram import Sdram
 from ..compiler.compile import compile_network, pack_input
 from ..compiler.program import Program
 from ..hw import isa
@@ -23,7 +24,8 @@ from ..model.part import part, part_input
 from . import trace
 from .conversion import core_verilog
 from .report import layer_rows, model_timings, report
-from .runner import Model, build, run
+from .runner import Model, build, run, to_verilog
+from .sdram import CHIP_VERILOG, SdramMemory, chip_plusargs, fastest, sdram_bounds, started, with_sdram
 from .stalls import check_seed, cycle_bounds
 from .trace import Mismatch, Trace
 
@@ -62,6 +64,8 @@ class SimulationResult:
         All cycles over the wall time between start and interrupt of all runs.
     stalls : int or None
         Seed of the memory's stalls.
+    controller : Sdram or None
+        Of the memory, when that is an SDRAM chip.
     wall_seconds : float
         Of everything: golden model, compiler, building the model, simulation and comparison.
     elaborate_seconds, compile_seconds : float or None
@@ -78,6 +82,7 @@ class SimulationResult:
     layer_cycles: list[int] = field(default_factory=list)
     cycles: list[int] = field(default_factory=list)
     stalls: int | None = None
+    controller: Sdram | None = None
     cycles_per_second: float = 0.0
     wall_seconds: float = 0.0
     elaborate_seconds: float | None = None
@@ -86,6 +91,8 @@ class SimulationResult:
     @property
     def bounds(self) -> tuple[int, int]:
         """Least and most cycles that a run may take: the timing model's, without stalls."""
+        if self.controller is not None:
+            return sdram_bounds(self.program, self.controller)
         _, total = model_timings(self.program)
         return (total, total) if self.stalls is None else cycle_bounds(self.program, total)
 
@@ -116,6 +123,8 @@ class SimulationResult:
         names = ("bit_exact", "values_compared", "differences", "predictions", "labels")
         measured = ("cycles_per_second", "wall_seconds", "elaborate_seconds", "compile_seconds")
         found = {name: getattr(self, name) for name in (*names, *measured)}
+        if self.controller is not None:
+            found["sdram"] = {"least_cycles": least, "most_cycles": most, "bytes_per_cycle": round(self.controller.bytes_per_cycle, 4)}
         return {**content, **found, "stalls": stalls, "mismatches": [asdict(entry) for entry in self.mismatches]}
 
 
@@ -128,6 +137,7 @@ def simulate(
     layers: Sequence[str] = (),
     progress: Callable[[str], None] = lambda text: None,
     stalls: int | None = None,
+    controller: Sdram | None = None,
     plusargs: Sequence[str] = (),
 ) -> SimulationResult:
     """Compile ``network`` and run it on each of ``images``, in one simulation of the core's RTL.
@@ -135,8 +145,20 @@ def simulate(
     images : (n, channels, size, size) uint8.
     layers : names of layers, if not all are wanted (:func:`..model.part.part`); they start from the golden values of those before.
     stalls : seed of random stalls of the memory. Values are compared as ever; cycles are held against :func:`.stalls.cycle_bounds`.
+    controller : of an SDRAM chip that is the memory, and keeps its rules to the cycle (``sdram_chip.v``); the core's port is as wide as its
+    bus. Values are compared as ever; cycles are held against :func:`.sdram.sdram_bounds`.
     plusargs : more options of ``testbench.v``.
     """
+    if config.memory_efficiency < 1000:
+        raise ValueError(
+            f"memory_efficiency={config.memory_efficiency} is for the timing model; the simulated memory has 1000, or is an SDRAM"
+        )
+    if controller is not None:
+        if stalls is not None:
+            raise ValueError("an SDRAM has no random stalls; give one of both")
+        config = with_sdram(config, controller)
+        controller = started(controller)
+        plusargs = [*chip_plusargs(controller.chip, controller.clock_hz), *plusargs]
     if stalls is not None:
         check_seed(stalls)
         plusargs = [f"stalls={stalls}", *plusargs]
@@ -147,9 +169,9 @@ def simulate(
     tensors = golden.run_from(chosen, part_input(network, chosen, images))
     logits = [] if layers else network.outputs
     classes = [int(label) for label in labels] if logits and labels is not None else []
-    result = SimulationResult(program=program, labels=classes, stalls=stalls)
+    result = SimulationResult(program=program, labels=classes, stalls=stalls, controller=controller)
     progress(f"{len(program.instructions)} instructions; building the core's model, minutes the first time")
-    model = core_model(config, program)
+    model = core_model(config, program, controller)
     result.elaborate_seconds, result.compile_seconds = model.elaborate_seconds, model.compile_seconds
     with tempfile.TemporaryDirectory(prefix="vitloom-") as name:
         folder = Path(name)
@@ -163,13 +185,17 @@ def simulate(
     return result
 
 
-def core_model(config: CoreConfig, program: Program) -> Model:
-    """The core in its bench, compiled, with a memory that holds the program's data."""
+def core_model(config: CoreConfig, program: Program, controller: Sdram | None = None) -> Model:
+    """The core in its bench, compiled, with a memory that holds the program's data: an SDRAM chip if its controller is given."""
     size = max(program.memory_words * config.lanes, _MIN_MEMORY, _MIN_MEMORY_PER_CELL * config.lanes**2)
     beats = 1 << (size // config.port_bytes - 1).bit_length()
     parameters = {"WORD_BYTES": config.lanes, "PORT_BYTES": config.port_bytes, "BEATS": beats}
     core = core_verilog(config)
-    model = build(None, name="testbench", verilog=[core.verilog, _TESTBENCH], parameters=parameters)
+    sources = [core.verilog, _TESTBENCH]
+    if controller is not None:
+        memory = to_verilog(SdramMemory(controller.chip, controller.clock_hz, beats, buffered=True), "sdram_memory")
+        sources = ["`define SDRAM\n", core.verilog, memory, CHIP_VERILOG, _TESTBENCH]
+    model = build(None, name="testbench", verilog=sources, parameters=parameters)
     return replace(model, elaborate_seconds=core.seconds)
 
 
@@ -206,7 +232,7 @@ def _hex(content: bytes, size: int) -> str:
 
 def _examine(folder: Path, program: Program, logits: Sequence[str], tensors: dict[str, NDArray], result: SimulationResult) -> None:
     """Hold what the bench wrote against the models; the sum of the outputs ``logits``, if there are any, says the class."""
-    model, _ = model_timings(program)
+    model, _ = model_timings(program, None if result.controller is None else fastest(program.config))
     least, most = result.bounds
     runs = json.loads((folder / "runs.json").read_text())
     for index, entry in enumerate(runs):
@@ -217,12 +243,12 @@ def _examine(folder: Path, program: Program, logits: Sequence[str], tensors: dic
         result.add(*trace.compare_outputs(outputs, golden_run, index))
         if logits:
             result.predictions.append(int(np.argmax(sum(outputs[name][0].astype(np.int64) for name in logits))))
-        found = trace.compare_timing(program, seen, model, stalled=result.stalls is not None)
+        found = trace.compare_timing(program, seen, model, stalled=result.stalls is not None or result.controller is not None)
         if entry["status"] != _DONE:
             error = isa.Error(entry["error"]).name
             found.insert(0, f"the core stopped with status {entry['status']}, error {error} at instruction {entry['error_instruction']}")
         if not least <= entry["cycles"] <= most:
-            limits = f"{least}" if least == most else f"{least} to {most} with stalls"
+            limits = f"{least}" if least == most else f"{least} to {most} with {'stalls' if result.controller is None else 'the SDRAM'}"
             found.append(f"the core counted {entry['cycles']} cycles, the model says {limits}")
         result.differences += [f"run {index}: {text}" for text in found]
         result.cycles.append(entry["cycles"])

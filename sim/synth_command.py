@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..boards.devices import DEFAULT_DEVICE, DEVICES
-from ..boards.synth import UNITS, synth, synth_cells
+from ..boards.synth import UNITS, synth, synth_cells, units
 from ..hw.config import CoreConfig
 from .report_text import write_json
 from .synth_text import print_cells, print_synthesis
@@ -34,7 +34,7 @@ def run_synth(given: argparse.Namespace, config: CoreConfig, progress: Callable[
     """Synthesise, and print or write the results. Raises ``ValueError`` when place and route was asked for and a unit does not fit."""
     _check(given)
     results, problems = [], []
-    for unit in UNITS if given.unit == _ALL else [given.unit]:
+    for unit in units(config) if given.unit == _ALL else [given.unit]:
         progress(f"synthesising {unit}, minutes for a large one")
         if given.liberty is not None:
             result = synth_cells(config, preset=given.preset, unit=unit, liberty=given.liberty, clock_mhz=given.clock)

@@ -159,6 +159,14 @@ module testbench #(
   wire [7:0] array_parts;
   wire [8*WORD_BYTES-1:0] array_data, rows_data;
 
+`ifdef SDRAM  // a controller and its chip: sim/sdram.py
+  wire [31:0] refreshes;
+  sdram_memory memory (
+      .load(prepare),
+      .dump(finish),
+      .*
+  );
+`else
   external_memory #(
       .PORT_BYTES(PORT_BYTES),
       .ADDRESS_BITS(ADDRESS_BITS),
@@ -168,6 +176,7 @@ module testbench #(
       .dump(finish),
       .*
   );
+`endif
 
   core core (
       .clk(clk),

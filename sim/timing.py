@@ -10,6 +10,7 @@ from ..hw.memory_engines import LoadEngine, StoreEngine
 from .array_timing import ArrayTiming
 from .row_timing import RowTiming
 from .sequencer_timing import Engine, Timing, simulate_queues
+from .serial_timing import serial_schedule
 
 __all__ = ["Timing", "schedule"]
 
@@ -34,22 +35,30 @@ class _OneAtATime:
         return start, done
 
 
+def _waits(config: CoreConfig, instruction: Mapping[str, int]) -> int:
+    """Cycles in which a memory moves no beat of an instruction that it has begun (``memory_efficiency``), rounded up."""
+    return -(-instruction["words"] * config.beats * (1000 - config.memory_efficiency) // config.memory_efficiency)
+
+
 class _Load(_OneAtATime):
     def cycles(self, instruction: Mapping[str, int]) -> int:
-        return LoadEngine.cycles(self.config, instruction["words"], Target(instruction["target"]))
+        return LoadEngine.cycles(self.config, instruction["words"], Target(instruction["target"])) + _waits(self.config, instruction)
 
 
 class _Store(_OneAtATime):
     def cycles(self, instruction: Mapping[str, int]) -> int:
-        return StoreEngine.cycles(self.config, instruction["words"])
+        return StoreEngine.cycles(self.config, instruction["words"]) + _waits(self.config, instruction)
 
 
 def schedule(instructions: Sequence[Mapping[str, int]], config: CoreConfig) -> tuple[list[Timing], int]:
     """Timing of each instruction before END and the cycles of the run, counted from the cycle in which it starts.
 
     Exact for a memory that accepts every request and beat at once and answers ``memory_latency`` cycles later without pause; the core's
-    cycle register then shows the second value. ``instructions``: header and body fields of each instruction by name, END included.
+    cycle register then shows the second value. With a ``memory_efficiency`` of less than 1000 it is an estimate.
+    ``instructions``: header and body fields of each instruction by name, END included.
     """
+    if config.serial:
+        return serial_schedule(instructions, config)
     engines: dict[Queue, Engine] = {
         Queue.LOAD: _Load(config),
         Queue.ARRAY: ArrayTiming(config),

@@ -37,7 +37,7 @@ class AxiControl(wiring.Component):
 
     Members
     -------
-    s_axi_aw…, s_axi_w…, s_axi_b…, s_axi_ar…, s_axi_r… : the five channels, seen from the slave
+    s_axi_ctrl_aw…, s_axi_ctrl_w…, s_axi_ctrl_b…, s_axi_ctrl_ar…, s_axi_ctrl_r… : the five channels, seen from the slave
     control : ``Out(ControlPort())``
         To the core.
     """
@@ -53,7 +53,7 @@ class AxiControl(wiring.Component):
             "ar": (In, address),
             "r": (Out, {"data": 32, "resp": Response}),
         }
-        super().__init__({"control": Out(ControlPort()), **_members("s_axi", channels)})
+        super().__init__({"control": Out(ControlPort()), **_members("s_axi_ctrl", channels)})
 
     def elaborate(self, platform):
         m = Module()
@@ -61,33 +61,33 @@ class AxiControl(wiring.Component):
         write_address, read_address = Signal.like(control.address, reset_less=True), Signal.like(control.address, reset_less=True)
         write_data, strobes = Signal(32, reset_less=True), Signal(4, reset_less=True)
         addressed, given, asked = Signal(), Signal(), Signal()  # a write's address, its data, a read's address are held
-        m.d.comb += [self.s_axi_awready.eq(~addressed), self.s_axi_wready.eq(~given), self.s_axi_arready.eq(~asked)]
-        with m.If(self.s_axi_awvalid & self.s_axi_awready):
-            m.d.sync += [addressed.eq(1), write_address.eq(self.s_axi_awaddr[2:])]
-        with m.If(self.s_axi_wvalid & self.s_axi_wready):
-            m.d.sync += [given.eq(1), write_data.eq(self.s_axi_wdata), strobes.eq(self.s_axi_wstrb)]
-        with m.If(self.s_axi_arvalid & self.s_axi_arready):
-            m.d.sync += [asked.eq(1), read_address.eq(self.s_axi_araddr[2:])]
+        m.d.comb += [self.s_axi_ctrl_awready.eq(~addressed), self.s_axi_ctrl_wready.eq(~given), self.s_axi_ctrl_arready.eq(~asked)]
+        with m.If(self.s_axi_ctrl_awvalid & self.s_axi_ctrl_awready):
+            m.d.sync += [addressed.eq(1), write_address.eq(self.s_axi_ctrl_awaddr[2:])]
+        with m.If(self.s_axi_ctrl_wvalid & self.s_axi_ctrl_wready):
+            m.d.sync += [given.eq(1), write_data.eq(self.s_axi_ctrl_wdata), strobes.eq(self.s_axi_ctrl_wstrb)]
+        with m.If(self.s_axi_ctrl_arvalid & self.s_axi_ctrl_arready):
+            m.d.sync += [asked.eq(1), read_address.eq(self.s_axi_ctrl_araddr[2:])]
 
-        with m.If(self.s_axi_bready):
-            m.d.sync += self.s_axi_bvalid.eq(0)
-        with m.If(self.s_axi_rready):
-            m.d.sync += self.s_axi_rvalid.eq(0)
+        with m.If(self.s_axi_ctrl_bready):
+            m.d.sync += self.s_axi_ctrl_bvalid.eq(0)
+        with m.If(self.s_axi_ctrl_rready):
+            m.d.sync += self.s_axi_ctrl_rvalid.eq(0)
         writes = Signal()
         m.d.comb += [
-            writes.eq(addressed & given & ~self.s_axi_bvalid),
+            writes.eq(addressed & given & ~self.s_axi_ctrl_bvalid),
             control.write.eq(writes & strobes.all()),
             control.write_data.eq(write_data),
-            control.read.eq(asked & ~self.s_axi_rvalid & ~writes),
+            control.read.eq(asked & ~self.s_axi_ctrl_rvalid & ~writes),
             control.address.eq(Mux(writes, write_address, read_address)),
-            self.s_axi_rdata.eq(control.read_data),  # stays until the next read, which waits for this answer
+            self.s_axi_ctrl_rdata.eq(control.read_data),  # stays until the next read, which waits for this answer
         ]
         with m.If(writes):
             partial = strobes.any() & ~strobes.all()
-            m.d.sync += [addressed.eq(0), given.eq(0), self.s_axi_bvalid.eq(1)]
-            m.d.sync += self.s_axi_bresp.eq(Mux(partial, Response.SLVERR, Response.OKAY))
+            m.d.sync += [addressed.eq(0), given.eq(0), self.s_axi_ctrl_bvalid.eq(1)]
+            m.d.sync += self.s_axi_ctrl_bresp.eq(Mux(partial, Response.SLVERR, Response.OKAY))
         with m.If(control.read):
-            m.d.sync += [asked.eq(0), self.s_axi_rvalid.eq(1)]
+            m.d.sync += [asked.eq(0), self.s_axi_ctrl_rvalid.eq(1)]
         return m
 
 

@@ -38,7 +38,7 @@ class BusCore(wiring.Component):
         For Wishbone.
     irq : ``Out(1)``
         Level: the run is done, or has an error, and ``Register.INTERRUPT`` lets it through.
-    s_axi_…, s_wb_… : the ports of the adapter of the control port
+    s_axi_ctrl_…, s_wb_… : the ports of the adapter of the control port
     m_axi_…, m_wb_… : the ports of the adapter of the memory port
     """
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import float_swin, float_vit
-from ..architectures import Config
+from ..architectures import Transformer
 from ..float_ops import State
 from ..float_swin import SwinConfig
 from ..fq_swin import fill_swin
@@ -24,7 +24,7 @@ __all__ = ["calibrated_reference", "quantize_low_bit"]
 
 
 def quantize_low_bit(
-    scheme: Scheme, config: Config, state: State, images: NDArray[np.uint8], *, name: str, origin: str, labels: Sequence[str]
+    scheme: Scheme, config: Transformer, state: State, images: NDArray[np.uint8], *, name: str, origin: str, labels: Sequence[str]
 ) -> IntegerNetwork:
     """Integer network of ``scheme``; arguments as :func:`..quantize.quantize`, ``state`` with what training learned (:mod:`.scheme`).
 
@@ -46,7 +46,7 @@ def quantize_low_bit(
     return filler.network(list(labels))
 
 
-def calibrated_reference(scheme: Scheme, config: Config, state: State, images: NDArray[np.uint8]) -> tuple[Reference, Calibration]:
+def calibrated_reference(scheme: Scheme, config: Transformer, state: State, images: NDArray[np.uint8]) -> tuple[Reference, Calibration]:
     """The float reference with all scales fixed, and what its activations look like over ``images``."""
     learned = learned_shapes(config)
     if unused := next((name for name in state if name in learned and not scheme.uses(name)), None):

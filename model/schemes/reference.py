@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import float_swin, float_vit
-from ..architectures import Config
+from ..architectures import Transformer
 from ..float_ops import Float, FloatLayers, Observer, State, gelu, masked_logits, normalised, scores, softmax
 from ..float_swin import SwinConfig
 from ..observers import observe_images
@@ -37,7 +37,7 @@ class Reference:
     """
 
     scheme: Scheme
-    config: Config
+    config: Transformer
     state: State
     weights: dict[str, LowBitWeight] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
@@ -170,7 +170,7 @@ def head_norms(state: State, attention: str, size: int) -> list[tuple[NDArray, N
     return [(state.get(gamma, default["weight"]), state.get(beta, default["bias"])) for gamma, beta in names]
 
 
-def reparameterised(config: Config, state: State, images: NDArray[np.uint8], bits: int) -> dict[str, NDArray]:
+def reparameterised(config: Transformer, state: State, images: NDArray[np.uint8], bits: int) -> dict[str, NDArray]:
     """RepQ-ViT's scale reparameterisation: LayerNorm's outputs, ranged by channel, brought to one scale and zero point.
 
     The inverse is in the weights and biases of the layer behind, so that the float network stays the same function. Zero points are

@@ -23,6 +23,7 @@ from enum import StrEnum
 import numpy as np
 
 from ..architectures import Config
+from ..float_mlp import MlpConfig
 from ..float_ops import Shapes
 from ..float_swin import SwinConfig
 
@@ -154,6 +155,8 @@ class Scheme:
 
 def learned_shapes(config: Config) -> Shapes:
     """Name and shape of everything that a checkpoint may have beside its architecture's parameters."""
+    if isinstance(config, MlpConfig):
+        return {}
     stages = {stage.name: stage.num_heads for stage in config.stages} if isinstance(config, SwinConfig) else {}
     shapes: Shapes = {}
     for name, shape in config.parameter_shapes().items():

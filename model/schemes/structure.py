@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..architectures import Config
+from ..architectures import Transformer
 from ..float_swin import SwinConfig
 from ..network import AttentionValues, Codes, Form, IntegerNetwork, LayerNorm, LogSoftmax
 from ..structure import StructureBuilder, vit_structure
@@ -19,7 +19,7 @@ from .scheme import Attention, Scheme, Weights
 __all__ = ["low_bit_structure"]
 
 
-def low_bit_structure(config: Config, scheme: Scheme, *, name: str, origin: str) -> IntegerNetwork:
+def low_bit_structure(config: Transformer, scheme: Scheme, *, name: str, origin: str) -> IntegerNetwork:
     """Network of ``config`` in ``scheme`` without weights, as :func:`.structure.vit_structure`.
 
     Where q, k and v are narrow, ``attn.qkv`` is the two layers ``attn.qk`` and ``attn.v``; ``attn.qk_norm`` follows the first where the

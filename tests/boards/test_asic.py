@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import pytest
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -59,3 +60,10 @@ def test_modules_that_stay_apart_have_an_area_and_a_path_each(tmp_path):
     assert result["path_ps"] == max(row["path_ps"] for row in units.values()) == units[result["path_unit"]]["path_ps"] > 0
     assert [row["unit"] for row in result["memories"]] == ["two.left", "two.right"]
     assert "-D 10000" in (tmp_path / "two" / "synthesize.ys").read_text()
+
+
+def test_a_library_without_flip_flops_is_refused(tmp_path):
+    path = tmp_path / "none.lib"
+    path.write_text(LIBRARY.text.replace("ff (IQ, IQN)", "no_ff (IQ, IQN)"))
+    with pytest.raises(RuntimeError, match=r"Yosys returned 1: FF .* cannot be legalized: D flip-flops are not supported; its log is"):
+        map_to_cells(Counter(), "counter", read_library(path), top="counter", directory=tmp_path)

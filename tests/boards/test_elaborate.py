@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -27,9 +28,21 @@ CLOCK_PINS = {
 #: Models of the pins and clocks that a board's top instantiates.
 _ECP5 = "+/ecp5/cells_sim.v +/ecp5/cells_bb.v"
 CELLS = {"ulx3s-85f": _ECP5, "ecpix5-85f": _ECP5, "icebreaker": "+/ice40/cells_sim.v"}
-#: The four-lane core is quick to elaborate, and fits every board of this family.
-CONFIGS = {"ulx3s-85f": PRESETS["ulx3s-85f"], "ecpix5-85f": PRESETS["icebreaker"], "icebreaker": PRESETS["icebreaker"]}
+#: Quick to elaborate, and fits every board of the larger family.
+SMALL = replace(
+    PRESETS["l4"],
+    scratchpad_bytes=32 << 10,
+    accumulator_rows=32,
+    constant_channels=256,
+    norm_channels=128,
+    map_rows=0,
+    program_depth=256,
+    memory_bytes_per_cycle=2,
+)
+CONFIGS = {"ulx3s-85f": PRESETS["ulx3s-85f"], "ecpix5-85f": SMALL, "icebreaker": PRESETS["icebreaker"]}
 CORE_FILES = {"core.v", "configuration.json", "registers.md", "registers.h", "core.svd", "instruction-set.md"}
+FUSESOC_FILES, TESTBENCH_FILES = {"vitloom_core.core"}, {"core_tb.v", "core_tb.vh", "registers.vh"}
+PROGRAM_FILES = {"program.bin", "memory.bin", "memory-plan.txt"}
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -68,7 +81,7 @@ def test_the_configuration_says_what_was_made(project):
     runs = content["board"]
     assert runs["name"] == name and runs["ram_bytes_at_least"] <= runs["ram_bytes_of_board"] == BOARDS[name].device.memory_bytes
     assert runs["runs"] == ("self test" if name == "icebreaker" else "digits_vit")
-    assert runs["note"].startswith("no bitstream") == (name == "icebreaker")
+    assert runs["note"].startswith("a serial core only") == (name == "icebreaker")
 
 
 def test_verilator_accepts_the_core(project):
@@ -82,7 +95,8 @@ def test_verilator_accepts_the_core(project):
 def test_yosys_finds_no_problem_in_core_and_top(project):
     name, output = project
     yosys(output, "read_verilog core.v", "hierarchy -check -top core", "proc", "check -assert")
-    sources = (f"read_verilog -lib -specify {CELLS[name]}", "read_verilog ram.v", "read_rtlil top.il")
+    extra = ["read_verilog single_port_ram.v"] if CONFIGS[name].serial else []
+    sources = (f"read_verilog -lib -specify {CELLS[name]}", "read_verilog ram.v", *extra, "read_rtlil top.il")
     yosys(output / "board", *sources, "hierarchy -check -top top", "proc", "check -assert")
 
 
@@ -128,17 +142,21 @@ def test_the_arty_has_files_for_vivado(lamps):
 
 
 def test_a_program_is_written_as_a_host_loads_it(tmp_path):
-    config = PRESETS["icebreaker"]
+    config = SMALL
     program = compile_network(integer_network("digits_vit"), config)
     elaborate(config, board=None, output=tmp_path / "out", preset="icebreaker", program=program)
     words = np.frombuffer((tmp_path / "out" / "program.bin").read_bytes(), "<u4").reshape(-1, isa.INSTRUCTION_WORDS)
     assert [sum(int(word) << 32 * index for index, word in enumerate(row)) for row in words] == program.words()
     assert (tmp_path / "out" / "memory.bin").read_bytes() == program.memory_image
-    assert {path.name for path in (tmp_path / "out").iterdir()} == CORE_FILES | {"program.bin", "memory.bin", "memory-plan.txt"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == CORE_FILES | FUSESOC_FILES | {
+        "program.bin",
+        "memory.bin",
+        "memory-plan.txt",
+    }
 
 
 def test_a_program_too_large_for_a_board_is_refused_and_nothing_is_written(tmp_path):
-    config = PRESETS["icebreaker"]
+    config = SMALL
     program = compile_network(integer_network("digits_vit"), config)
     with pytest.raises(ValueError, match=r"core and digits_vit take at least \d+ bytes of RAM; icebreaker has 146432"):
         elaborate(config, board="icebreaker", output=tmp_path / "out", preset="icebreaker", program=program)
@@ -157,7 +175,7 @@ def test_an_unknown_board_is_named_with_the_known_ones(call, tmp_path):
 
 
 def test_only_our_own_folders_are_replaced(tmp_path):
-    config = replace(PRESETS["icebreaker"], scratchpad_bytes=2048)
+    config = replace(SMALL, scratchpad_bytes=2048)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "notes.txt").write_text("mine")
@@ -167,17 +185,25 @@ def test_only_our_own_folders_are_replaced(tmp_path):
     elaborate(config, board=None, output=tmp_path / "ours", preset="icebreaker")
     (tmp_path / "ours" / "stale").touch()
     elaborate(config, board=None, output=tmp_path / "ours", preset="icebreaker")
-    assert {path.name for path in (tmp_path / "ours").iterdir()} == CORE_FILES
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == CORE_FILES | FUSESOC_FILES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign", "ours"]
 
 
 def test_a_bus_takes_the_place_of_the_core_s_own_ports(tmp_path):
-    config = replace(PRESETS["icebreaker"], scratchpad_bytes=2048)
+    config = replace(SMALL, scratchpad_bytes=2048)
     elaborate(config, board=None, output=tmp_path / "out", preset="icebreaker", bus="axi")
     text = (tmp_path / "out" / "core.v").read_text()
     assert "output m_axi_arvalid;" in text and "input aresetn;" in text
     assert json.loads((tmp_path / "out" / "configuration.json").read_text())["bus"] == "axi"
-    assert {path.name for path in (tmp_path / "out").iterdir()} == CORE_FILES
+    assert {path.name for path in (tmp_path / "out").iterdir()} == CORE_FILES | FUSESOC_FILES | TESTBENCH_FILES
+    ports = text[: text.index("endmodule", text.index("\nmodule core("))].rpartition("\nmodule core(")[2]
+    described = re.findall(r'^  \(\* X_INTERFACE_INFO = "([^"]*)".*\*\)\n  (?:input|output) .*?(\w+);', ports, re.M)
+    assert len(described) == len(re.findall(r"^  (?:input|output) ", ports, re.M)) == text.count("X_INTERFACE_INFO")
+    assert set(described) >= {
+        ("xilinx.com:signal:clock:1.0 aclk CLK", "aclk"),
+        ("xilinx.com:interface:aximm:1.0 s_axi_ctrl WSTRB", "s_axi_ctrl_wstrb"),
+        ("xilinx.com:interface:aximm:1.0 m_axi ARADDR", "m_axi_araddr"),
+    }
 
 
 def test_a_board_has_no_bus(tmp_path):

@@ -2,110 +2,43 @@
 """The host's class against devices that misbehave, and a digit through the pins of a board: UART, core, SDRAM."""
 
 import json
+import os
+import pty
 import random
+import re
+import zlib
 from dataclasses import dataclass, field
 
-import cocotb
 import numpy as np
 import pytest
-from amaranth import Array, Cat, Module, Mux, Signal
-from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
-from cocotb.task import bridge
 
 from vitloom.boards.frames import HEADER_BYTES, REQUEST, RESPONSE, Command, Decoder, Status, encode
-from vitloom.boards.host import CoreError, Device, LinkError, WrongDevice
-from vitloom.boards.linked import SdramCore
-from vitloom.boards.sdram import BANKS, SdramChip
-from vitloom.boards.sdram import Command as ChipCommand
+from vitloom.boards.host import Device, LinkError, SerialTransport, WrongDevice
+from vitloom.boards.sdram import Sdram
 from vitloom.cli import main
 from vitloom.compiler.compile import compile_network
 from vitloom.hw import isa
-from vitloom.hw.config import CoreConfig, preset
+from vitloom.hw.config import preset
 from vitloom.hw.control import version_number
 from vitloom.hw.isa import Register
 from vitloom.model import golden
 from vitloom.model.networks import integer_network, samples
-from vitloom.sim.runner import build, run
-from vitloom.sim.streams import reset, start_clock
-from vitloom.sim.uart import SimulatedTransport, Uart
+from vitloom.sim.board import CHIP, CLOCK_HZ, run_board
+from vitloom.sim.sdram import sdram_bounds
 
 CONFIG = preset("l4", ["memory_bytes_per_cycle=2"])
-#: The chip's start is shorter than a real one's.
-CHIP = SdramChip(startup=1000)
-CLOCK = 80e6
-DIVISOR = 4
-#: Words of the chip that the simulation has, and bytes of the network that are not in it from the start: a UART is slow.
-WORDS = 1 << 17
-UPLOADED = 6000
 
 
-class Board(wiring.Component):
-    """What is on a board: UART pins, and a chip with ``content`` behind the SDRAM pins.
-
-    The chip's times are checked where the controller is tested alone.
-    """
-
-    def __init__(self, config: CoreConfig, content: bytes):
-        self.dut = SdramCore(config, CHIP, CLOCK, DIVISOR)
-        self.init = np.frombuffer(content, "<u2").tolist()
-        super().__init__({"rx": In(1), "tx": Out(1)})
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.dut = dut = self.dut
-        m.submodules.memory = memory = Memory(shape=16, depth=WORDS, init=self.init)
-        m.d.comb += [dut.rx.eq(self.rx), self.tx.eq(dut.tx)]
-        pins, command = dut.sdram, Signal(ChipCommand)
-        rows = Array(Signal(CHIP.row_bits, name=f"row_{bank}") for bank in range(BANKS))
-        read, write = memory.read_port(), memory.write_port()
-        m.d.comb += [
-            Cat(command).eq(Cat(pins.ras, pins.cas, pins.we)),
-            read.addr.eq(Cat(pins.a[: CHIP.column_bits], pins.ba, rows[pins.ba])),
-            write.addr.eq(read.addr),
-            write.data.eq(pins.dq_o),
-            write.en.eq((command == ChipCommand.WRITE) & (pins.dqm == 0)),
-            read.en.eq(1),
-        ]
-        fresh = Signal()
-        m.d.sync += [fresh.eq(command == ChipCommand.READ), pins.dq_i.eq(Mux(fresh, read.data, 0xDEAD))]
-        with m.If(command == ChipCommand.ACTIVATE):
-            m.d.sync += rows[pins.ba].eq(pins.a)
-        return m
-
-
-@cocotb.test()
-async def a_digit_is_classified_through_the_pins(dut):
-    network = integer_network("digits_vit")
-    program = compile_network(network, CONFIG)
-    image = samples("digits_vit")[0][:1]
-    start_clock(dut)
-    uart = Uart(dut, DIVISOR)
-    await reset(dut)
-    device = Device(transport=SimulatedTransport(uart, 20_000), timeout=600.0)
-
-    def host():
-        device.upload_program(program)
-        device.write_memory(0, program.memory_image[:UPLOADED])
-        # A program without an instruction stops, and says so; after it the right one runs.
-        device.write_registers(isa.PROGRAM_WINDOW, [0])
-        with pytest.raises(CoreError, match="error OPCODE at instruction 0"):
-            device.run(golden.patches(network.image, image)[0], limit=600.0)
-        device.upload_program(program)
-        return device.run(golden.patches(network.image, image)[0], limit=600.0)
-
-    result = await bridge(host)()
-    expected = golden.run(network, image)[network.outputs[0]]
-    np.testing.assert_array_equal(result.logits["head"].reshape(-1), np.asarray(expected).reshape(-1))
-    cocotb.log.info(f"{result.cycles} cycles, logits {result.logits['head'].tolist()}")
-    assert result.cycles > program.lower_bound_cycles and device.retries == 0
-
-
-def test_a_digit_through_uart_and_sdram(tmp_path):
-    content = compile_network(integer_network("digits_vit"), CONFIG).memory_image
-    model = build(Board(CONFIG, bytes(UPLOADED) + content[UPLOADED:]), name="board")
-    run(model, __file__, test_dir=tmp_path, seed=1)
+def test_a_digit_through_the_pins_with_a_bad_cable_has_the_golden_logits(compiled, tmp_path):
+    program, _, expected = compiled
+    # Two kilobytes are not in the chip from the start: what differs is uploaded, and no more.
+    found = run_board("digits_vit", CONFIG, 1, tmp_path, broken=80, missing=(0, 100))
+    np.testing.assert_array_equal(found["logits"], [{"head": expected.tolist()}])
+    least, most = sdram_bounds(program, Sdram(CHIP, CLOCK_HZ))
+    assert least < found["cycles"][0] <= most
+    assert (found["broken"], found["answered"]) == (80, 0)
+    assert found["retries"] == found["cut"] > 0
+    assert found["uploaded"] == 2 * 4096 and found["refreshes"] > 100
 
 
 @dataclass
@@ -122,6 +55,10 @@ class FakeDevice:
     )
     memory: bytearray = field(default_factory=lambda: bytearray(1 << 18))
     faults: list[str] = field(default_factory=list)
+    #: Whether memory does not keep what is written.
+    forgets: bool = False
+    #: Commands of the requests that came whole.
+    commands: list[int] = field(default_factory=list)
     #: Written to memory when a run starts, which then is done.
     output: tuple[int, bytes] = (0, b"")
     answer: bytes = b""
@@ -133,6 +70,7 @@ class FakeDevice:
         (body,) = Decoder().feed(content)
         tag, command, count, address = REQUEST.unpack(body[:HEADER_BYTES])
         data = b""
+        self.commands.append(command)
         if command == Command.READ_REGISTERS:
             data = b"".join(self.registers.get(address + index, 0).to_bytes(4, "little") for index in range(count))
         elif command == Command.WRITE_REGISTERS:
@@ -141,10 +79,13 @@ class FakeDevice:
             if address == Register.CONTROL and self.registers[address] == 1:
                 self.memory[self.output[0] : self.output[0] + len(self.output[1])] = self.output[1]
                 self.registers |= {Register.STATUS: 2, Register.CYCLES_LOW: 7, Register.CYCLES_HIGH: 1}
+        elif command == Command.DIGEST_MEMORY:
+            data = zlib.crc32(self.memory[CONFIG.port_bytes * address :][: CONFIG.port_bytes * count]).to_bytes(4, "little")
         else:
             place = slice(CONFIG.port_bytes * address, CONFIG.port_bytes * (address + count))
             if command == Command.WRITE_MEMORY:
-                self.memory[place] = body[HEADER_BYTES:]
+                if not self.forgets:
+                    self.memory[place] = body[HEADER_BYTES:]
             else:
                 data = bytes(self.memory[place])
         frame = encode(bytes([tag, RESPONSE | Status.OK]) + data)
@@ -207,15 +148,20 @@ def test_running_without_a_program_is_refused():
         Device(transport=FakeDevice()).run(np.zeros((1, 1), np.int8))
 
 
-@pytest.fixture
-def digits():
-    """Network, one image, its logits, and a device that will answer them."""
+@pytest.fixture(scope="module")
+def compiled():
+    """Program, one image, its logits."""
     network = integer_network("digits_vit")
     image = samples("digits_vit")[0][:1]
-    logits = golden.run(network, image)[network.outputs[0]][0]
-    program = compile_network(network, CONFIG)
-    address, _ = program.output_regions[network.outputs[0]]
-    transport = FakeDevice(output=(address * CONFIG.lanes, program.layouts[network.outputs[0]].pack(logits)))
+    return compile_network(network, CONFIG), image, golden.run(network, image)[network.outputs[0]][0]
+
+
+@pytest.fixture
+def digits(compiled):
+    """Program, one image, its logits, and a device that will answer them."""
+    program, image, logits = compiled
+    ((output, (address, _)),) = program.output_regions.items()
+    transport = FakeDevice(output=(address * CONFIG.lanes, program.layouts[output].pack(logits)))
     return program, image, logits, transport
 
 
@@ -232,11 +178,32 @@ def test_a_run_uploads_all_and_reads_logits_and_cycles(digits):
     assert (result.cycles, device.retries) == (1 << 32 | 7, 3)
 
 
+def test_what_the_memory_holds_already_is_not_sent_again(digits):
+    program, _, _, transport = digits
+    device, seen = Device(transport=transport), []
+    device.upload(program, lambda *counts: seen.append(counts))
+    size = len(program.memory_image)
+    assert seen[-1] == (size, 0, size)
+    for changed, sent in ((False, 0), (True, 4096)):
+        if changed:
+            transport.memory[5000] ^= 1
+        transport.commands.clear()
+        device.upload(program, lambda *counts: seen.append(counts))
+        assert seen[-1] == (sent, size - sent, size) and transport.commands.count(Command.WRITE_MEMORY) == sent // 1024
+
+
+def test_a_memory_that_forgets_is_said(digits):
+    program, _, _, transport = digits
+    transport.forgets = True
+    with pytest.raises(LinkError, match="memory does not keep what is written to bytes 0 to 4095"):
+        Device(transport=transport).upload(program)
+
+
 def test_the_command_runs_an_image_on_the_board(digits, monkeypatch, capsys, tmp_path):
     _, image, logits, transport = digits
     monkeypatch.setattr("vitloom.cli.open_device", lambda port, baud: Device(transport=transport))
     np.save(tmp_path / "digit.npy", image[0])
-    options = ["--preset", "l4", "--set", "memory_bytes_per_cycle=2", "--image", str(tmp_path / "digit.npy"), "--json"]
+    options = ["--preset", "l4", "--image", str(tmp_path / "digit.npy"), "--json"]
     assert main(["run", "digits_vit", "--port", "COM1", *options, str(tmp_path / "result.json")]) == 0
     assert capsys.readouterr().out == f"image 0: {np.argmax(logits)}, {(1 << 32) + 7} cycles\n0 requests repeated\n"
     (row,) = json.loads((tmp_path / "result.json").read_text())["images"]
@@ -250,6 +217,54 @@ def test_the_command_says_what_is_wrong_with_the_port(capsys):
     # Its own frames come back, which no device would send.
     assert main([*options, "loop://"]) == 2
     assert "does not answer after 4 attempts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "message"),
+    [
+        ("", ["--preset", "l8"], "the program is for configuration 0x[0-9a-f]{8}, the device has 0x[0-9a-f]{8}"),
+        ("gone", ["--preset", "l4"], "does not answer after 4 attempts: device disconnected"),
+        ("", ["--preset", "l5"], "no preset 'l5'; there are l4, l8"),
+        ("", ["--preset", "l4", "--image", "none.npy"], "none.npy does not exist"),
+        ("", ["--preset", "l4", "--image", "text.npy"], "text.npy is not a .npy file of numbers"),
+        (
+            "",
+            ["--preset", "l4", "--image", "large.npy"],
+            r"large.npy is uint8 of shape \(9, 9\); the network takes uint8 of shape \(1, 8, 8\)",
+        ),
+        ("", ["--preset", "l4", "--image", "float.npy"], "float.npy is float64"),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_one_sentence(fault, options, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.npy").write_text("a digit")
+    np.save("large.npy", np.zeros((9, 9), np.uint8))
+    np.save("float.npy", np.zeros((8, 8)))
+    monkeypatch.setattr("vitloom.cli.open_device", lambda port, baud: Device(transport=FakeDevice(faults=[fault] * 4)))
+    assert main(["run", "digits_vit", "--port", "COM1", *options]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert re.match(f"vitloom: .*{message}", said[-1]) and len(said) == 1
+
+
+def test_a_port_is_opened_again_when_it_is_back(tmp_path):
+    port, (far, near) = tmp_path / "port", pty.openpty()
+    port.symlink_to(os.ttyname(near))
+    transport = SerialTransport(str(port))
+    transport.write(b"first")
+    assert os.read(far, 5) == b"first"
+    os.close(far)
+    os.close(near)
+    for _ in range(2):  # the port has failed; it is not there
+        with pytest.raises(OSError):
+            transport.write(b"lost")
+        port.unlink(missing_ok=True)
+    far, near = pty.openpty()
+    port.symlink_to(os.ttyname(near))
+    transport.write(b"again")
+    assert os.read(far, 5) == b"again"
+    os.write(far, b"answer")
+    assert transport.read(1.0) == b"answer" and transport.read(0.01) == b""
+    transport.close()
 
 
 def test_the_decoder_finds_frames_in_pieces():

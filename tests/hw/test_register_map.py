@@ -1,5 +1,6 @@
-"""The C header compiled, and the SVD read back, say what hw/isa.py says."""
+"""The C header compiled, the Verilog header and the SVD read back, say what hw/isa.py says."""
 
+import re
 import subprocess
 from xml.etree import ElementTree
 
@@ -8,7 +9,7 @@ import pytest
 from vitloom.hw import isa
 from vitloom.hw.config import PRESETS
 from vitloom.hw.isa import Error, Register
-from vitloom.hw.register_map import c_header, svd
+from vitloom.hw.register_map import c_header, svd, verilog_header
 
 CONFIG = PRESETS["icebreaker"]
 #: What each register is to a host.
@@ -41,6 +42,12 @@ def test_the_header_compiles_and_has_every_number(language, tmp_path):
     }
     defined = [line.split()[1] for line in c_header(CONFIG).splitlines() if line.startswith("#define") and len(line.split()) == 3]
     assert sorted(defined) == sorted(f"VITLOOM_{name}" for name in values)
+
+
+def test_the_verilog_header_has_the_same_numbers():
+    lines = re.findall(r"^`define VITLOOM_(\w+) 32'(h[0-9a-f]+|d\d+)$", verilog_header(CONFIG), re.M)
+    assert {name: int(number[1:], 16 if number[0] == "h" else 10) for name, number in lines} == expected_values()
+    assert "`define VITLOOM_PROGRAM(i, j) (32'h40000 + 32'd64 * (i) + 32'd4 * (j))\n" in verilog_header(CONFIG)
 
 
 def test_the_svd_has_every_register_with_its_bits_and_access():

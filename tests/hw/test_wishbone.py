@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """The Wishbone adapters against masters and memories of the classic and of the pipelined kind, with random stalls and errors."""
 
 import random
@@ -21,7 +22,7 @@ from vitloom.sim.streams import check_stream, collect, drive, reset, start_clock
 
 CONFIG = CoreConfig(lanes=4, program_depth=4)
 PORT_BYTES = 8
-TRANSACTIONS = 10_000
+TRANSACTIONS = 1000
 #: Of the memory.
 BEATS = 4096
 ACCESS = ("adr", "we", "sel", "dat_w")

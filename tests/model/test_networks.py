@@ -9,15 +9,16 @@ import pytest
 
 from vitloom.compiler.compile import compile_network
 from vitloom.hw.config import preset
-from vitloom.model.architectures import ARCHITECTURES
+from vitloom.model.architectures import ARCHITECTURES, DIGITS_MLP
 from vitloom.model.checkpoint import save_checkpoint
+from vitloom.model.float_mlp import forward as mlp_forward
 from vitloom.model.float_ops import normalise
 from vitloom.model.float_swin import SwinConfig
 from vitloom.model.float_swin import forward as swin_forward
 from vitloom.model.float_vit import ViTConfig, forward, random_state
-from vitloom.model.golden import run
+from vitloom.model.golden import predict, run
 from vitloom.model.network import AttentionScores, IntegerNetwork, LayerNorm, Linear
-from vitloom.model.networks import SHIPPED, integer_network, network_structure
+from vitloom.model.networks import SHIPPED, integer_network, network_structure, read_network, samples
 from vitloom.model.quantize import quantize
 from vitloom.model.structure import array_formats, vit_structure
 from vitloom.model.swin_structure import swin_structure
@@ -218,6 +219,31 @@ def test_other_files_are_refused(small, tmp_path, content):
         integer_network(small, tmp_path / "nothing")
 
 
+def test_a_network_that_no_core_runs_is_refused_where_it_is_read(small, tmp_path):
+    network = integer_network(small)
+    tensors = tuple(replace(tensor, bits=3) if tensor.name == network.input else tensor for tensor in network.tensors)
+    replace(network, tensors=tensors).save(tmp_path / "n.safetensors")
+    with pytest.raises(ValueError, match=f"{network.input} .*bits"):
+        read_network(tmp_path / "n.safetensors")
+
+
 def test_a_loaded_network_keeps_its_origin(small, tmp_path):
     integer_network(small).save(tmp_path / "n.safetensors")
     assert IntegerNetwork.load(tmp_path / "n.safetensors").origin.startswith("synthetic weights (seed 0)")
+
+
+def test_a_perceptron_is_a_whole_image_and_has_one_scheme():
+    with pytest.raises(ValueError, match="patch_size must be 8, not 4"):
+        replace(DIGITS_MLP, patch_size=4)
+    images, state = shaped_images(DIGITS_MLP, 2), random_state(DIGITS_MLP)
+    with pytest.raises(ValueError, match="the scheme w1a8 is for transformers"):
+        quantize(DIGITS_MLP, state, images, scheme="w1a8", name="mlp", origin="random")
+    network = quantize(DIGITS_MLP, state, images, name="mlp", origin="random")
+    integer = run(network, images)["head"][:, 0] * network.tensor("head").scale
+    floats = mlp_forward(DIGITS_MLP, state, normalise(DIGITS_MLP, images))
+    assert np.abs(integer - floats).max() < 0.1 * np.abs(floats).max()
+
+
+def test_the_shipped_perceptron_knows_digits():
+    images, labels = samples("digits_mlp")
+    np.testing.assert_array_equal(predict(integer_network("digits_mlp"), images), labels)

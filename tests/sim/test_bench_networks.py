@@ -6,7 +6,8 @@ from vitloom.hw.config import preset
 from vitloom.sim import bench, bench_networks
 from vitloom.sim.bench_networks import CASES, NETWORKS, RUNS, Case, model, networks_text, report_seconds, rtl
 
-DIGITS = Case(network="digits_vit", preset="icebreaker", layers=("blocks.0",))
+SMALL = ("scratchpad_bytes=32768", "accumulator_rows=32", "constant_channels=256", "norm_channels=128", "map_rows=0", "program_depth=256")
+DIGITS = Case(network="digits_vit", preset="l4", settings=(*SMALL, "memory_bytes_per_cycle=2"), layers=("blocks.0",))
 MODELLED = {
     "networks": {case.model_name: {"cycles": 100, "utilization": 0.9876, "instructions": 7} for case in CASES},
     "reports": {"vit_large": 0.31},
@@ -114,5 +115,5 @@ def test_a_case_runs_on_the_rtl():
     assert result["cycles"] == result["cycles_model"]
     assert result["cycles_allowed"] == [result["cycles"]] * 2
     macs = 17 * 64 * (12 * 64 + 2 * 17)
-    assert result["utilization"] == pytest.approx(macs / preset("icebreaker").lanes ** 2 / result["cycles"], abs=1e-6)
+    assert result["utilization"] == pytest.approx(macs / preset("l4").lanes ** 2 / result["cycles"], abs=1e-6)
     assert bench_networks.networks_text({"rtl-deit_tiny-l16": result})

@@ -94,7 +94,7 @@ def test_the_kinds_add_up_the_layers(content):
     assert sum(entry["layers"] for entry in content["kinds"]) == len(content["layers"])
     qkv = next(entry for entry in content["kinds"] if entry["kind"] == "qkv")
     assert qkv["cycles"] == sum(layer["cycles"] for layer in content["layers"] if layer["name"].endswith("qkv"))
-    assert kind_rows(content["layers"], content["lanes"]) == content["kinds"]
+    assert kind_rows(content["layers"], content["lanes"] ** 2) == content["kinds"]
 
 
 def test_the_reasons_of_a_layer_are_its_cycles(content):

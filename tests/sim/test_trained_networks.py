@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from vitloom.hw.config import preset
+from vitloom.model.architectures import LOW_BIT_NETWORKS
 from vitloom.model.golden import predict
 from vitloom.model.networks import SHIPPED, integer_network, samples
 from vitloom.sim.report import model_timings
 from vitloom.sim.simulate import simulate
 
-LOW_BIT_DIGITS = [name for name in SHIPPED if name != "digits_vit"]
+LOW_BIT_DIGITS = [name for name in SHIPPED if name in LOW_BIT_NETWORKS]
 
 
 @pytest.mark.parametrize("name", LOW_BIT_DIGITS)
