@@ -26,8 +26,11 @@ class _Addresses:
 
     def begin(self, body) -> list:
         """The first row of the first n tile."""
-        starts = {"moving": (self.moving_row, self.moving), "output": (self.output_n, self.output)}
-        starts["stationary"] = (self.column, self.tile, self.stationary)
+        starts = {
+            "moving": [self.moving_row, self.moving],
+            "stationary": [self.column, self.tile, self.stationary],
+            "output": [self.output_n, self.output],
+        }
         return [register.eq(body[name]) for name, registers in starts.items() for register in registers]
 
     def next_word(self, body) -> list:
