@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..boards.synth import UNITS, synth, table
+from ..formal.proofs import formal, formal_text
 from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
@@ -73,11 +74,13 @@ def accuracy() -> dict[str, Any]:
 #: By option of the command: the document, and its tables.
 _DOCUMENTS = {
     "document": (_ROOT / "docs" / "synthesis.md", ("resources", "modes", "simulation", "accuracy")),
+    "verification": (_ROOT / "docs" / "verification.md", ("formal",)),
     "readme": (_ROOT / "README.md", ("networks", "low_bit")),
 }
 #: What is measured, the quick parts first; each unit, and each network on the RTL, is a part.
 PARTS: dict[str, Callable[[], Any]] = {
     "accuracy": accuracy,
+    "formal": formal,
     "simulation": simulation,
     **NETWORKS,
     "low_bit": low_bit,
@@ -113,6 +116,8 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
             "| preset | cycles an image | utilisation | cycles a second | values and cycles |\n| --- | ---: | ---: | ---: | --- |\n"
             + "".join(rows)
         )
+    if "formal" in results:
+        texts["formal"] = formal_text(results["formal"])
     if "accuracy" in results:
         entry = results["accuracy"]
         texts["accuracy"] = f"{entry['network']}: {entry['correct']} of {entry['images']} test images.\n"
