@@ -133,11 +133,11 @@ class ControlRegisters(wiring.Component):
             },
         )
 
-        shown, new_error = Signal(Error), Signal(Error)
+        shown, new_error, place = Signal(Error), Signal(Error), Signal.like(self.dispatched, reset_less=True)
         for source in reversed(self.errors):  # the last assignment wins, so the first source does
             with m.If(source != Error.NONE):
                 m.d.comb += shown.eq(source)
-        m.d.sync += new_error.eq(Mux(self.clear, Error.NONE, shown))
+        m.d.sync += [new_error.eq(Mux(self.clear, Error.NONE, shown)), place.eq(self.dispatched)]
 
         m.d.sync += [self.start.eq(0), self.clear.eq(command[1]), self.halt.eq(failed)]
         with m.If(busy & ~self.finished & (new_error == Error.NONE)):
@@ -145,7 +145,7 @@ class ControlRegisters(wiring.Component):
         with m.If(command[1]):
             m.d.sync += [busy.eq(0), done.eq(0), error.eq(Error.NONE), failed.eq(0), self.halt.eq(1)]
         with m.Elif((new_error != Error.NONE) & ~failed & ~self.clear):
-            m.d.sync += [busy.eq(0), done.eq(0), error.eq(new_error), error_instruction.eq(self.dispatched)]
+            m.d.sync += [busy.eq(0), done.eq(0), error.eq(new_error), error_instruction.eq(place)]
             m.d.sync += [failed.eq(1), self.halt.eq(1)]
         with m.Elif(command[0] & ~busy & ~failed):
             m.d.sync += [done.eq(0), cycles.eq(0), error_instruction.eq(0)]

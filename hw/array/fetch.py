@@ -20,9 +20,9 @@ class StationaryFetch(wiring.Component):
     """First part of the array engine: accepts a MATMUL, fills the shadow registers tile by tile.
 
     With the instruction accepted in cycle a, it is checked in cycles a + 1 and a + 2, and tile t is read in cycles
-    f(t) .. f(t) + L - 1, without a pause, where ``f(t) = max(a + 1, f(t - 1) + L, s(t - 1))`` and s(t - 1) is the cycle in which the tile before it is swapped in.
-    Where a stored word has the values of several rows of the array (``stationary_packing``), it is read in the cycle of the first of
-    them.
+    f(t) .. f(t) + L - 1, without a pause, where ``f(t) = max(a + 1, f(t - 1) + L, s(t - 1))`` and s(t - 1) is the cycle in which the
+    tile before it is swapped in. Where a stored word has the values of several rows of the array (``stationary_packing``), it is read in
+    the cycle of the first of them.
 
     Parameters
     ----------

@@ -219,7 +219,7 @@ async def the_first_error_stops_the_core_until_it_is_cleared(dut):
     assert [await host.read(register) for register in (Register.STATUS, Register.ERROR, Register.ERROR_INSTRUCTION)] == [
         FAILED,
         Error.MEMORY_READ.value,
-        (13 - Sequencer.DISPATCH_CYCLES - 1) // Sequencer.DISPATCH_CYCLES,
+        (12 - Sequencer.DISPATCH_CYCLES - 1) // Sequencer.DISPATCH_CYCLES,
     ]
     assert await host.read(Register.CYCLES_LOW) == 13
     assert len(host.taken) == taken < 12
