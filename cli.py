@@ -33,7 +33,7 @@ from .sim.report import compare, model_timings, report
 from .sim.report_text import json_text, layers_csv, print_comparison, print_report, write_json, write_text
 from .sim.result_text import print_result
 from .sim.runner import SimulationError
-from .sim.sdram import board_controller
+from .sim.sdram import board_controller, with_sdram
 from .sim.simulate import simulate
 from .sim.stalls import check_seed
 from .sim.synth_command import add_options, run_synth
@@ -205,7 +205,7 @@ def _report(given: argparse.Namespace) -> int:
     controller = board_controller(given.sdram) if given.sdram else None
     configs = {each: preset(each, given.settings) for each in dict.fromkeys([name, *presets])}
     if controller is not None:
-        configs = {each: controller.seen_by(config) for each, config in configs.items()}
+        configs = {each: with_sdram(config, controller) for each, config in configs.items()}
     programs = {each: compile_network(network, config) for each, config in configs.items()}
     reports = {each: report(program, preset=each, clock_mhz=given.clock) for each, program in programs.items()}
     content = reports[name]

@@ -86,8 +86,7 @@ def elaborate(
         HostTop.check(target, config)
     job = None if target is None or uart else _job(config, target, program)
     with _replace(output) as folder:
-        core = Core(config) if bus is None else BusCore(config, bus=bus)
-        text = to_verilog(core, "core")
+        text = to_verilog(Core(config) if bus is None else BusCore(config, bus=bus), "core")
         (folder / "core.v").write_text(vivado.annotate(text, "core") if bus == "axi" else text)
         isa_docs.write(folder)
         (folder / "registers.h").write_text(register_map.c_header(config))

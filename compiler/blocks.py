@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..hw import isa
 from ..hw.config import CoreConfig
-from ..hw.memory_engines import block_words
+from ..hw.load_targets import block_words
 from .layout import ceil_div
 from .program import Instruction
 

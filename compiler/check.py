@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..hw import isa
 from ..hw.config import MODES, PACKING, CoreConfig
-from ..hw.memory_engines import table_words, target_words
+from ..hw.load_targets import table_words, target_words
 from ..hw.sequencer import Sequencer
 from .blocks import PROGRAM, check_blocks
 from .layout import ceil_div

@@ -213,11 +213,12 @@ def _resolved(
 ) -> tuple[list[Instruction], MemoryImage]:
     """The instructions with addresses, and the external memory, which holds some of them where the program is streamed."""
     more = {**lowered.row_maps, PROGRAM: pack_blocks([0] * len(instructions), config)}
-    regions = MemoryImage(network, config.lanes, more).regions
-    resolved = [_resolve(instruction, buffers, regions) for instruction in instructions]
+    image = MemoryImage(network, config.lanes, more)
+    resolved = [_resolve(instruction, buffers, image.regions) for instruction in instructions]
     if more[PROGRAM]:
-        more[PROGRAM] = pack_blocks([instruction.word() for instruction in resolved], config)
-    return resolved, MemoryImage(network, config.lanes, more)
+        content = pack_blocks([instruction.word() for instruction in resolved], config)
+        image = MemoryImage(network, config.lanes, {**more, PROGRAM: content})
+    return resolved, image
 
 
 def _check_room(lowered: Emitter, config: CoreConfig) -> None:

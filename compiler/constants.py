@@ -12,7 +12,7 @@ from amaranth.lib import data
 from numpy.typing import NDArray
 
 from ..hw import isa
-from ..hw.memory_engines import table_words
+from ..hw.load_targets import table_words
 from ..model.network import (
     AttentionScores,
     AttentionValues,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..hw import isa
 from ..hw.config import PACKING, CoreConfig
-from ..hw.memory_engines import table_words
+from ..hw.load_targets import table_words
 from ..model.network import AveragePool, IntegerNetwork, Linear
 from .constants import MemoryImage, weight_words
 from .layout import ceil_div

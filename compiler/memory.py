@@ -12,7 +12,7 @@ from .program import Buffer
 
 __all__ = ["DoesNotFit", "Lifetime", "Ring", "place"]
 
-#: Times that buffers are placed in another order, at most.
+#: Orders in which buffers are placed, at most.
 _ATTEMPTS = 8
 
 
@@ -95,17 +95,16 @@ def place(
     Buffers are placed largest first. Where one finds no room, all of its kind go before the others, and everything is placed again.
     """
     packing = _Packing(fixed, lifetimes, apart, costs, config, timed)
-    first: dict[str, int] = {}
-    tight = False
-    while True:
-        order = sorted(buffers, key=lambda b: (-first.get(_kind(b.name), 0), -b.words, lifetimes[b.name].first))
+    failed: dict[str, int] = {}  # by kind: the last attempt in which there was no room for it
+    errors = []
+    for attempt in range(1 if timed else _ATTEMPTS):
+        order = sorted(buffers, key=lambda b: (-failed.get(_kind(b.name), 0), -b.words, lifetimes[b.name].first))
         try:
-            return packing.place(order, tight=tight)
+            return packing.place(order, tight=attempt > 0)
         except DoesNotFit as error:
-            if timed or len(first) == _ATTEMPTS:
-                raise
-            first[_kind(error.buffer)] = len(first) + 1
-            tight = True
+            errors.append(error)
+            failed[_kind(error.buffer)] = attempt + 1
+    raise errors[0]
 
 
 def _kind(name: str) -> str:

@@ -8,7 +8,7 @@ from . import isa
 from .array.engine import ArrayEngine
 from .config import CoreConfig
 from .control import ERROR_SOURCES, ControlPort, ControlRegisters
-from .memory_engines import LoadEngine, StoreEngine
+from .load_engine import LoadEngine
 from .memory_port import MemoryPort
 from .rows.engine import RowEngine
 from .scratchpad import PARTS, READERS, WRITERS, Scratchpad, WritePort
@@ -16,6 +16,7 @@ from .sequencer import Sequencer
 from .serial.engine import SerialArrayEngine
 from .serial.scratchpad import SerialScratchpad
 from .serial.sequencer import SerialSequencer
+from .store_engine import StoreEngine
 
 __all__ = ["Core", "TracePort"]
 
@@ -140,10 +141,10 @@ class Core(wiring.Component):
         if rows is not None:
             connect(m, load=load.norm_constants, rows=rows.norm_write)
             connect(m, load=load.exp_table, rows=rows.exp_write)
-        if self.config.narrow:
-            connect(m, load=load.code_table, rows=rows.code_write)
-        if self.config.map_rows:
-            connect(m, load=load.row_map, array=array.row_map, rows=rows.row_map)
+            if self.config.narrow:
+                connect(m, load=load.code_table, rows=rows.code_write)
+            if self.config.map_rows:
+                connect(m, load=load.row_map, array=array.row_map, rows=rows.row_map)
         for name in ("read_request", "read_data"):
             connect(m, load=getattr(load, name), memory=flipped(getattr(self.memory, name)))
         for name in ("write_request", "write_data", "write_response"):

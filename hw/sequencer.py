@@ -81,12 +81,13 @@ class _Queue(wiring.Component):
         write, read = entries.write_port(), entries.read_port(domain="comb")
         m.submodules.gives = gives = Memory(shape=isa.QUEUES, depth=Sequencer.IN_FLIGHT, init=[])
         give_write, give_read = gives.write_port(), gives.read_port(domain="comb")
-        level, stored = Signal(range(self.depth + 1)), Signal(range(self.depth + 1))
+        level = Signal(range(self.depth + 1))
         flying = Signal(range(Sequencer.IN_FLIGHT + 1))
         alone, many = Signal(init=1), Signal()  # none is in flight; IN_FLIGHT are
 
         # The first one is in a register, outside the memory.
         first, waiting = Signal(self.width, reset_less=True), Signal()
+        stored = level != waiting  # more than that one wait
         head = isa.HEADER(first[: isa.HEADER.size])
         is_sync, able, pop, start, load, offered = Signal(), Signal(), Signal(), Signal(), Signal(), Signal()
         others = head.wait & ~(1 << self.queue.value)
@@ -98,12 +99,12 @@ class _Queue(wiring.Component):
             self.port.instruction.payload.eq(first),
             start.eq(self.port.instruction.valid & self.port.instruction.ready),
             pop.eq(start | (able & is_sync)),
-            load.eq((stored != 0) & (pop | ~waiting)),
+            load.eq(stored & (pop | ~waiting)),
         ]
         # Nobody else takes its tokens: what can be offered stays so.
         m.d.sync += offered.eq(waiting & ~pop & (others & ~self.tokens == 0) & Mux(last, alone, ~many))
         with m.If(pop | ~waiting):
-            m.d.sync += [first.eq(read.data), waiting.eq(stored != 0)]
+            m.d.sync += [first.eq(read.data), waiting.eq(stored)]
         with m.If(pop):
             m.d.comb += self.take.eq(others)
         with m.If(self.port.done):
@@ -115,7 +116,7 @@ class _Queue(wiring.Component):
         for step, port in ((self.push, write), (load, read), (start, give_write), (self.port.done, give_read)):
             with m.If(step):
                 m.d.sync += port.addr.eq(port.addr + 1)
-        m.d.sync += [level.eq(level + self.push - pop), stored.eq(stored + self.push - load)]
+        m.d.sync += level.eq(level + self.push - pop)
         m.d.sync += flying.eq(flying + start - self.port.done)
         for now, number in ((alone, 0), (many, Sequencer.IN_FLIGHT)):  # flying == number, in a register
             m.d.sync += now.eq(Mux(start, Mux(self.port.done, now, flying == number - 1), Mux(self.port.done, flying == number + 1, now)))

@@ -35,7 +35,7 @@ class ArrayTiming:
         raw = instruction["form"] == isa.Form.RAW.value
         period = 4 if raw else self.config.groups
         start = max(cycle, self.ready)
-        handed = max(start + 2, self.streamed - 1)
+        handed = max(start + 3, self.streamed - 1)  # two cycles to check it
         earliest_fetch, earliest_swap = start + 1, handed + 1
         for _ in range(instruction["n_tiles"]):
             for k in range(instruction["k_tiles"]):

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import cocotb
 from cocotb.triggers import RisingEdge
@@ -129,7 +130,7 @@ async def random_transactions_lose_nothing(dut):
     bad |= {size * (page * number - 1) for number in rng.sample(range(beats // page // 2 + 2, beats // page), 2)}  # the last beats of pages
     memory = FaultyMemory(rng.randbytes(MEMORY_BYTES), bad)
     before = bytes(memory.content)
-    slave = AxiSlave(AxiBus.from_prefix(dut, "m_axi"), dut.clk, dut.rst, target=memory)
+    slave: Any = AxiSlave(AxiBus.from_prefix(dut, "m_axi"), dut.clk, dut.rst, target=memory)
     for interface in (slave.read_if, slave.write_if):
         interface.log.setLevel("ERROR")
     answer_with_both_errors(slave, rng)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..boards.synth import UNITS, synth, table
+from ..formal.proofs import formal, formal_text
 from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
@@ -85,10 +86,12 @@ _DOCUMENTS = {
     "readme": (_ROOT / "README.md", ("networks", "low_bit", "asic")),
     "integration": (_ROOT / "docs" / "integration.md", ("bus",)),
     "boards": (_ROOT / "docs" / "boards.md", ("uart", "sdram")),
+    "verification": (_ROOT / "docs" / "verification.md", ("formal",)),
 }
 #: What is measured, the quick parts first; each unit, and each network on the RTL, is a part.
 PARTS: dict[str, Callable[[], Any]] = {
     "accuracy": accuracy,
+    "formal": formal,
     "simulation": simulation,
     **BUS_PARTS,
     **NETWORKS,
@@ -129,6 +132,8 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
             "| preset | cycles an image | utilisation | cycles a second | values and cycles |\n| --- | ---: | ---: | ---: | --- |\n"
             + "".join(rows)
         )
+    if "formal" in results:
+        texts["formal"] = formal_text(results["formal"])
     if "accuracy" in results:
         entry = results["accuracy"]
         texts["accuracy"] = f"{entry['network']}: {entry['correct']} of {entry['images']} test images.\n"

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import cocotb
 import numpy as np
@@ -41,8 +42,8 @@ class AxiSystem:
 
     def __init__(self, dut, memory, rng):
         self.clock = dut.aclk
-        self.master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi_ctrl"), dut.aclk, dut.aresetn, reset_active_level=False)
-        slave = AxiSlave(AxiBus.from_prefix(dut, "m_axi"), dut.aclk, dut.aresetn, target=memory, reset_active_level=False)
+        self.master: Any = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi_ctrl"), dut.aclk, dut.aresetn, reset_active_level=False)
+        slave: Any = AxiSlave(AxiBus.from_prefix(dut, "m_axi"), dut.aclk, dut.aresetn, target=memory, reset_active_level=False)
         for interface in (self.master.write_if, self.master.read_if, slave.write_if, slave.read_if):
             interface.log.setLevel("ERROR")
             for channel in ("aw_channel", "w_channel", "b_channel", "ar_channel", "r_channel"):

@@ -15,7 +15,7 @@ from ..compiler.compile import pack_input, unpack_output
 from ..compiler.program import Program
 from ..compiler.schedule import OVERLAPPING
 from ..hw import isa
-from ..hw.memory_engines import table_words, target_words
+from ..hw.load_targets import table_words, target_words
 from ..hw.sequencer import Sequencer
 from ..model.layer_norm import layer_norm
 from ..model.log_softmax import MASKED, coded_softmax, log_softmax

@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from ..boards import board
 from ..boards.sdram import BUS_BYTES, Sdram, SdramChip, SdramPins
+from ..boards.stream_buffer import StreamBuffer
 from ..compiler.layout import ceil_div
 from ..compiler.program import Program
 from ..hw.config import CoreConfig
@@ -20,12 +21,24 @@ from ..hw.isa import Opcode
 from ..hw.memory_port import MAX_BURST, MemoryPort
 from .report import model_timings
 
-__all__ = ["CHIP_VERILOG", "ChipModel", "SdramMemory", "board_controller", "chip_plusargs", "fastest", "sdram_bounds", "started"]
+__all__ = [
+    "CHIP_VERILOG",
+    "ChipModel",
+    "SdramMemory",
+    "board_controller",
+    "chip_plusargs",
+    "fastest",
+    "sdram_bounds",
+    "started",
+    "with_sdram",
+]
 
 #: To be given to :func:`.runner.build`, with any design that has a :class:`ChipModel`.
 CHIP_VERILOG = Path(__file__).with_name("sdram_chip.v")
 #: ns from power to the first command, in place of a real chip's.
 _STARTUP = 1000
+#: Registers between a board's core and its controller (:class:`..boards.linked.SdramCore`), by stream of the port.
+_BUFFERS = {"read_request": 1, "read_data": 2, "write_request": 1, "write_data": 1, "write_response": 0}
 _TIMES = ("rcd", "rp", "rc", "ras", "rfc", "wr", "refresh_interval", "startup")
 
 
@@ -48,6 +61,16 @@ def started(controller: Sdram) -> Sdram:
     return Sdram(replace(controller.chip, startup=_STARTUP), controller.clock_hz)
 
 
+def with_sdram(config: CoreConfig, controller: Sdram) -> CoreConfig:
+    """``config`` as the timing model has it with a board's SDRAM: every transfer begins in a row that is not open; rounded to be slower."""
+    return replace(
+        config,
+        memory_bytes_per_cycle=BUS_BYTES,
+        memory_latency=controller.latency + controller.row_cycles + _BUFFERS["read_request"] + _BUFFERS["read_data"],
+        memory_efficiency=int(1000 * controller.bytes_per_cycle / BUS_BYTES),
+    )
+
+
 def fastest(config: CoreConfig) -> CoreConfig:
     """``config`` with a memory that answers in the next cycle and never pauses: no instruction ends earlier with any other."""
     return replace(config, memory_latency=1, memory_efficiency=1000)
@@ -56,12 +79,12 @@ def fastest(config: CoreConfig) -> CoreConfig:
 def sdram_bounds(program: Program, controller: Sdram) -> tuple[int, int]:
     """Least and most cycles of a run whose memory is the controller's chip.
 
-    The least is the timing model's with :func:`fastest`. The most is that with :meth:`Sdram.seen_by` and, for every load, one more change
+    The least is the timing model's with :func:`fastest`. The most is that with :func:`with_sdram` and, for every load, one more change
     of the row and a refresh (what a share of the long run's pauses may miss); plus, for every burst that is stored, its beats and two
     changes of row and direction: reads and writes share the chip's bus, which the timing model does not know. Such a wait makes what comes
     after it later by itself at most (:func:`.stalls.cycle_bounds`).
     """
-    config = controller.seen_by(program.config)
+    config = with_sdram(program.config, controller)
     slower = replace(config, memory_latency=config.memory_latency + controller.row_cycles + controller.refresh_cycles)
     beats = [i.fields["words"] * config.beats for i in program.instructions if i.opcode is Opcode.STORE]
     turn = controller.row_cycles + controller.timing.cas + 2
@@ -123,6 +146,8 @@ class SdramMemory(wiring.Component):
     clock_hz : float
     beats : int
         As in :class:`ChipModel`.
+    buffered : bool
+        Whether it has the registers that are between a board's core and its controller, too.
 
     Members
     -------
@@ -130,7 +155,8 @@ class SdramMemory(wiring.Component):
     load, dump, run, refreshes : as in :class:`ChipModel`
     """
 
-    def __init__(self, chip: SdramChip, clock_hz: float, beats: int):
+    def __init__(self, chip: SdramChip, clock_hz: float, beats: int, *, buffered: bool = False):
+        self.buffered = buffered
         self.controller, self.chip = Sdram(chip, clock_hz), ChipModel(chip, beats)
         port = MemoryPort(BUS_BYTES).flip().members
         super().__init__({**dict(port), "load": In(1), "dump": In(1), "run": In(32), "refreshes": Out(32)})
@@ -141,6 +167,12 @@ class SdramMemory(wiring.Component):
         m.submodules.chip = chip = self.chip
         connect(m, controller=controller.pins, chip=chip.pins)
         for name in MemoryPort(BUS_BYTES).members:
-            connect(m, controller=getattr(controller.port, name), port=flipped(getattr(self, name)))
+            ends = [flipped(getattr(self, name)), getattr(controller.port, name)]
+            source, sink = ends if name in ("read_request", "write_request", "write_data") else reversed(ends)
+            for index in range(_BUFFERS[name] if self.buffered else 0):
+                m.submodules[f"{name}_{index}"] = buffer = StreamBuffer(source.payload.shape())
+                connect(m, source=source, buffer=buffer.i)
+                source = buffer.o
+            connect(m, source=source, sink=sink)
         m.d.comb += [chip.load.eq(self.load), chip.dump.eq(self.dump), chip.run.eq(self.run), self.refreshes.eq(chip.refreshes)]
         return m

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from ..hw.config import CoreConfig
 from ..hw.isa import Opcode, Target
-from ..hw.memory_engines import LoadEngine, StoreEngine
+from ..hw.load_engine import LoadEngine
 from ..hw.serial.engine import SerialArrayEngine
 from ..hw.serial.sequencer import SerialSequencer
+from ..hw.store_engine import StoreEngine
 from .sequencer_timing import Timing
 
 __all__ = ["serial_schedule"]

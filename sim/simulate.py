@@ -25,7 +25,7 @@ from . import trace
 from .conversion import core_verilog
 from .report import layer_rows, model_timings, report
 from .runner import Model, build, run, to_verilog
-from .sdram import CHIP_VERILOG, SdramMemory, chip_plusargs, fastest, sdram_bounds, started
+from .sdram import CHIP_VERILOG, SdramMemory, chip_plusargs, fastest, sdram_bounds, started, with_sdram
 from .stalls import check_seed, cycle_bounds
 from .trace import Mismatch, Trace
 
@@ -156,7 +156,7 @@ def simulate(
     if controller is not None:
         if stalls is not None:
             raise ValueError("an SDRAM has no random stalls; give one of both")
-        config = controller.seen_by(config)
+        config = with_sdram(config, controller)
         controller = started(controller)
         plusargs = [*chip_plusargs(controller.chip, controller.clock_hz), *plusargs]
     if stalls is not None:
@@ -193,7 +193,7 @@ def core_model(config: CoreConfig, program: Program, controller: Sdram | None = 
     core = core_verilog(config)
     sources = [core.verilog, _TESTBENCH]
     if controller is not None:
-        memory = to_verilog(SdramMemory(controller.chip, controller.clock_hz, beats), "sdram_memory")
+        memory = to_verilog(SdramMemory(controller.chip, controller.clock_hz, beats, buffered=True), "sdram_memory")
         sources = ["`define SDRAM\n", core.verilog, memory, CHIP_VERILOG, _TESTBENCH]
     model = build(None, name="testbench", verilog=sources, parameters=parameters)
     return replace(model, elaborate_seconds=core.seconds)

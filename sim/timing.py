@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from ..hw.config import CoreConfig
 from ..hw.isa import Queue, Target
-from ..hw.memory_engines import LoadEngine, StoreEngine
+from ..hw.load_engine import LoadEngine
+from ..hw.store_engine import StoreEngine
 from .array_timing import ArrayTiming
 from .row_timing import RowTiming
 from .sequencer_timing import Engine, Timing, simulate_queues

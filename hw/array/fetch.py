@@ -19,8 +19,8 @@ __all__ = ["StationaryFetch"]
 class StationaryFetch(wiring.Component):
     """First part of the array engine: accepts a MATMUL, fills the shadow registers tile by tile.
 
-    With the instruction accepted in cycle a, it is checked in cycle a + 1, and tile t is read in cycles f(t) .. f(t) + L - 1, without a
-    pause, where ``f(t) = max(a + 1, f(t - 1) + L, s(t - 1))`` and s(t - 1) is the cycle in which the tile before it is swapped in.
+    With the instruction accepted in cycle a, it is checked in cycles a + 1 and a + 2, and tile t is read in cycles
+    f(t) .. f(t) + L - 1, without a pause, where ``f(t) = max(a + 1, f(t - 1) + L, s(t - 1))`` and s(t - 1) is the cycle in which the tile before it is swapped in.
     Where a stored word has the values of several rows of the array (``stationary_packing``), it is read in the cycle of the first of
     them.
 
@@ -35,7 +35,7 @@ class StationaryFetch(wiring.Component):
     start : ``Out(1)``
         An instruction is accepted in this cycle.
     error : ``Out(isa.Error)``
-        Other than NONE when the instruction accepted in the cycle before is refused: at most its first word is read.
+        Other than NONE when the instruction accepted two cycles before is refused: at most its first two words are read.
     body : ``Out(stream.Signature(MATMUL body))``
         To the moving part.
     full : ``Out(1)``
@@ -108,11 +108,11 @@ class StationaryFetch(wiring.Component):
         body = Signal(self.layout, reset_less=True)
         loading = Signal()  # tiles are left to read
         handed = Signal(init=1)  # the moving part has the body
-        checking = Signal()
+        checking, refused = Signal(2), Signal(isa.Error)
         m.d.comb += [
             self.instruction.ready.eq(~loading & handed),
             self.start.eq(self.instruction.valid & self.instruction.ready),
-            self.body.valid.eq(~handed & ~checking),
+            self.body.valid.eq(~handed & ~checking.any()),
             self.body.payload.eq(body),
         ]
         with m.If(self.body.ready & self.body.valid):
@@ -150,12 +150,13 @@ class StationaryFetch(wiring.Component):
             m.d.sync += [body.eq(incoming), k.eq(0), n.eq(0)]
             m.d.sync += [s.eq(incoming.stationary) for s in (column, tile, address)]
             m.d.sync += [loading.eq(1), handed.eq(0)]
-        m.d.sync += checking.eq(self.start)
-        with m.If(checking):
-            for condition, error in reversed(self.check(body)):
-                with m.If(condition):
-                    m.d.comb += self.error.eq(error)
-                    m.d.sync += [loading.eq(0), handed.eq(1), word.eq(0)]
+        m.d.sync += [checking.eq(Cat(self.start, checking)), refused.eq(isa.Error.NONE)]
+        for condition, error in reversed(self.check(body)):
+            with m.If(checking[0] & condition):
+                m.d.sync += refused.eq(error)
+        m.d.comb += self.error.eq(refused)
+        with m.If(refused != isa.Error.NONE):
+            m.d.sync += [loading.eq(0), handed.eq(1), word.eq(0)]
 
         later = {"direction": body.direction, **({"mode": body.mode} if self.config.narrow else {})}
         m.d.comb += [

@@ -15,7 +15,44 @@ from .lane import SerialLane
 
 __all__ = ["SerialArrayEngine"]
 
-_BODY = isa.BODIES[isa.Opcode.MATMUL]
+
+class _Addresses:
+    """Where the operands and the result of a MATMUL lie; the methods give the assignments of a step."""
+
+    def __init__(self, width: int) -> None:
+        names = ("moving_row", "moving", "column", "tile", "stationary", "output_n", "output")
+        registers = [Signal(width, name=f"{name}_address", reset_less=True) for name in names]
+        self.moving_row, self.moving, self.column, self.tile, self.stationary, self.output_n, self.output = registers
+
+    def begin(self, body) -> list:
+        """The first row of the first n tile."""
+        starts = {
+            "moving": [self.moving_row, self.moving],
+            "stationary": [self.column, self.tile, self.stationary],
+            "output": [self.output_n, self.output],
+        }
+        return [register.eq(body[name]) for name, registers in starts.items() for register in registers]
+
+    def next_word(self, body) -> list:
+        """The next stationary word of a k tile."""
+        return [self.stationary.eq(self.stationary + body.stationary_word)]
+
+    def next_k(self, body) -> list:
+        """The next k tile."""
+        steps = [register.eq(self.tile + body.stationary_k) for register in (self.tile, self.stationary)]
+        return [*steps, self.moving.eq(self.moving + body.moving_k)]
+
+    def next_row(self, body) -> list:
+        """The next row of the same n tile."""
+        steps = [register.eq(self.moving_row + body.moving_row) for register in (self.moving_row, self.moving)]
+        steps += [register.eq(self.column) for register in (self.tile, self.stationary)]
+        return [*steps, self.output.eq(self.output + body.output_row)]
+
+    def next_n(self, body) -> list:
+        """The first row of the next n tile."""
+        steps = [register.eq(body.moving) for register in (self.moving_row, self.moving)]
+        steps += [register.eq(self.column + body.stationary_n) for register in (self.column, self.tile, self.stationary)]
+        return steps + [register.eq(self.output_n + body.output_n) for register in (self.output_n, self.output)]
 
 
 class SerialArrayEngine(wiring.Component):
@@ -72,7 +109,7 @@ class SerialArrayEngine(wiring.Component):
         packed = Cat(body.output_packing, body.pack_rows, body.part, body.stationary_packing)
         narrow = Cat(body.codebook, body.moving_zero, body.k_skip, body.k_pad)
         other = (body.mode != isa.Mode.INT8) | (body.direction != isa.LoadDirection.ROW) | body.map.any()
-        high = Cat(field[config.address_bits + 1 :] for name, field in self._addresses(body).items())
+        high = Cat(body[name][config.address_bits + 1 :] for name in ("moving", "stationary", "output"))
         return [
             ((body.rows == 0) | (body.rows > config.accumulator_rows), isa.Error.FIELD),
             ((body.k_tiles == 0) | (body.n_tiles == 0), isa.Error.FIELD),
@@ -81,39 +118,27 @@ class SerialArrayEngine(wiring.Component):
             ((last_block >= config.constant_channels // config.lanes) | high.any(), isa.Error.ADDRESS),
         ]
 
-    @staticmethod
-    def _addresses(body) -> dict[str, Value]:
-        """First addresses of the operands and the result."""
-        return {name: body[name] for name in ("moving", "stationary", "output")}
-
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        lanes, width = config.lanes, config.address_bits + 1
+        config, lanes = self.config, self.config.lanes
         body = isa.body(isa.Opcode.MATMUL, self.instruction.payload)
         m.submodules.lane = lane = SerialLane(config)
         connect(m, engine=flipped(self.table), lane=lane.table_write)
-        record = self._constants(m)
+        record, addresses = self._constants(m), _Addresses(config.address_bits + 1)
         block = Signal(range(config.constant_channels // lanes), reset_less=True)
-        column, part = Signal(range(lanes)), Signal()
-        m.d.comb += record.addr.eq(Cat(part, column, block))
-
+        column, part = Signal(range(lanes)), Signal()  # part of a record: the bias, or the rest
         row, n, k = Signal(range(config.accumulator_rows + 1)), Signal(10), Signal(10)
         word = Signal(range(lanes + 1))  # of a k tile; 0 is the moving word
-        moving_row, moving, column_address, tile, stationary, output_n, output = (
-            Signal(width, name=name, reset_less=True)
-            for name in ("moving_row", "moving", "column_address", "tile", "stationary", "output_n", "output")
-        )
-        flush, reading = Signal(range(self._FLUSH)), Signal()
+        flush, reading, load = Signal(range(self._FLUSH)), Signal(), Signal()
         raw = body.form == isa.Form.RAW
-        load = Signal()
         sums = self._accumulate(m, reading, word, load, record.data)
         m.d.comb += [
+            record.addr.eq(Cat(part, column, block)),
             self.moving.enable.eq(reading & (word == 0)),
-            self.moving.address.eq(moving),
+            self.moving.address.eq(addresses.moving),
             self.stationary.enable.eq(reading & (word != 0)),
-            self.stationary.address.eq(stationary),
-            self.output.address.eq(output + Mux(raw, (column - 1)[: len(column)], 0)),
+            self.stationary.address.eq(addresses.stationary),
+            self.output.address.eq(addresses.output + Mux(raw, (column - 1)[: len(column)], 0)),
             self.output.data.eq(lane.word),
             lane.acc.eq(sums[column]),
             lane.multiplier.eq(record.data[:16]),
@@ -125,10 +150,8 @@ class SerialArrayEngine(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
-                m.d.sync += [row.eq(0), n.eq(0), block.eq(body.constant), part.eq(0), column.eq(0), word.eq(0), k.eq(0)]
-                m.d.sync += [s.eq(body.moving) for s in (moving_row, moving)]
-                m.d.sync += [s.eq(body.stationary) for s in (column_address, tile, stationary)]
-                m.d.sync += [s.eq(body.output) for s in (output_n, output)]
+                m.d.sync += [*(counter.eq(0) for counter in (row, n, k, part, column, word)), block.eq(body.constant)]
+                m.d.sync += addresses.begin(body)
                 with m.If(self.start):
                     m.next = "BIAS"
                     for condition, error in reversed(self.check(body)):
@@ -136,19 +159,18 @@ class SerialArrayEngine(wiring.Component):
                             m.d.comb += self.error.eq(error)
                             m.next = "IDLE"
             with m.State("BIAS"):  # a bias is there a cycle after its address
+                m.d.comb += load.eq(word != 0)
                 m.d.sync += [word.eq(word + 1), column.eq(column + 1)]
                 with m.If(word == lanes):
                     m.d.sync += [word.eq(0), column.eq(0)]
                     m.next = "MULTIPLY"
-                m.d.comb += load.eq(word != 0)
             with m.State("MULTIPLY"):
                 m.d.comb += reading.eq(1)
                 m.d.sync += word.eq(word + 1)
                 with m.If(word != 0):
-                    m.d.sync += stationary.eq(stationary + body.stationary_word)
+                    m.d.sync += addresses.next_word(body)
                 with m.If(word == lanes):
-                    m.d.sync += [word.eq(0), k.eq(k + 1), moving.eq(moving + body.moving_k)]
-                    m.d.sync += [s.eq(tile + body.stationary_k) for s in (tile, stationary)]
+                    m.d.sync += [word.eq(0), k.eq(k + 1), *addresses.next_k(body)]
                     with m.If(k == body.k_tiles - 1):
                         m.d.sync += [k.eq(0), flush.eq(self._FLUSH - 1)]
                         m.next = "FLUSH"
@@ -168,15 +190,10 @@ class SerialArrayEngine(wiring.Component):
                 m.d.comb += self.output.enable.eq(1)
                 m.next = "BEGIN"
                 with m.If(column == 0):
-                    m.d.sync += [part.eq(0), row.eq(row + 1), output.eq(output + body.output_row)]
-                    m.d.sync += [s.eq(moving_row + body.moving_row) for s in (moving_row, moving)]
-                    m.d.sync += [s.eq(column_address) for s in (tile, stationary)]
+                    m.d.sync += [part.eq(0), row.eq(row + 1), *addresses.next_row(body)]
                     m.next = "BIAS"
                     with m.If(row == body.rows - 1):
-                        m.d.sync += [row.eq(0), n.eq(n + 1), block.eq(block + body.constant_n)]
-                        m.d.sync += [s.eq(output_n + body.output_n) for s in (output_n, output)]
-                        m.d.sync += [s.eq(column_address + body.stationary_n) for s in (column_address, tile, stationary)]
-                        m.d.sync += [s.eq(body.moving) for s in (moving_row, moving)]
+                        m.d.sync += [row.eq(0), n.eq(n + 1), block.eq(block + body.constant_n), *addresses.next_n(body)]
                         with m.If(n == body.n_tiles - 1):
                             m.d.sync += self.done.eq(1)
                             m.next = "IDLE"

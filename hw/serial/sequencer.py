@@ -79,17 +79,18 @@ class SerialSequencer(wiring.Component):
             m.d.comb += queue.instruction.payload.eq(instruction)
 
         def advance() -> None:
-            m.d.sync += index.eq(index + 1)
             m.next = "FETCH"
             with m.If(index == self.config.program_depth - 1):
                 m.d.comb += self.error.eq(isa.Error.PROGRAM)
                 m.next = "IDLE"
+            with m.Else():
+                m.d.sync += index.eq(index + 1)
 
         with m.FSM() as fsm:
             m.d.comb += self.running.eq(~fsm.ongoing("IDLE"))
             with m.State("IDLE"):
-                m.d.sync += index.eq(0)
-                with m.If(self.start):
+                with m.If(self.start):  # until then it says where the last run ended
+                    m.d.sync += index.eq(0)
                     m.next = "FETCH"
             with m.State("FETCH"):
                 m.d.sync += word.eq(word + 1)

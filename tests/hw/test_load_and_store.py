@@ -9,9 +9,11 @@ from cocotb.triggers import ClockCycles, RisingEdge
 from vitloom.hw import isa
 from vitloom.hw.config import MODES, CoreConfig
 from vitloom.hw.isa import Error, Opcode, Target
-from vitloom.hw.memory_engines import LoadEngine, StoreEngine, block_words, table_words, target_words
+from vitloom.hw.load_engine import LoadEngine
+from vitloom.hw.load_targets import block_words, table_words, target_words
 from vitloom.hw.memory_port import MAX_BURST
 from vitloom.hw.scratchpad import READ_LATENCY
+from vitloom.hw.store_engine import StoreEngine
 from vitloom.sim.memory import Memory
 from vitloom.sim.runner import build, run
 from vitloom.sim.streams import check_stream, drive, reset, start_clock

@@ -1,0 +1,1 @@
+"""Proofs about units: what their ports never do, whatever is on their inputs."""

@@ -1,0 +1,203 @@
+"""Every proof: the rules, how far they are proved, and the mistakes that they must find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..boards.arbiter import MemoryArbiter
+from ..hw.bus.axi import AxiControl, AxiMemory, PageSplit
+from ..hw.bus.wishbone import WishboneControl, WishboneMemory
+from .arbiter import ArbiterReadRules, ArbiterWriteRules
+from .axi import AxiAnswerRules, AxiControlRules, AxiReadRules, AxiWriteRules, PageSplitRules
+from .rules import Harness
+from .run import METHODS, Result, changed, check
+from .wishbone import WishboneControlRules, WishboneReadRules, WishboneWriteRules
+
+__all__ = ["PROOFS", "Mistake", "Proof", "formal", "formal_text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """A change of the unit's source after which ``rule`` fails."""
+
+    old: str
+    new: str
+    rule: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """Rules of a unit of a certain size.
+
+    Parameters
+    ----------
+    rules : callable
+        The harness; takes the unit's class and ``settings``.
+    unit : type
+    settings : dict
+        Sizes that the solver gets through; those of the unit, and of what is sent to it.
+    method : str
+        Of :data:`.run.METHODS`.
+    depth : int
+        Cycles of a bounded proof, and in which the mistakes show.
+    cover : int
+        Cycles in which everything that the rules expect to see can be seen; it shows that no assumption forbids it.
+    mistakes : tuple of Mistake
+    quick : bool
+        Whether the test suite proves it, and finds the first mistake; otherwise the bench does.
+    """
+
+    rules: Callable[..., Harness]
+    unit: Any
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "pdr"
+    depth: int = 12
+    cover: int = 12
+    mistakes: tuple[Mistake, ...] = ()
+    quick: bool = True
+
+    @property
+    def bound(self) -> str:
+        """How long the rules are proved to hold."""
+        return f"{self.depth} cycles" if METHODS[self.method][0] == "bmc" else "for ever"
+
+    def prove(self, name: str) -> Result:
+        return check(self.rules(self.unit, **self.settings), name, method=self.method, depth=self.depth)
+
+    def reach(self, name: str) -> Result:
+        """Look for a run of :attr:`cover` cycles in which everything happens that the rules expect to see."""
+        harness = self.rules(self.unit, **self.settings)
+        harness.reach = True
+        return check(harness, f"{name}-reach", method="bmc", depth=self.cover)
+
+    def find(self, mistake: Mistake, name: str) -> Result:
+        """Look for the rule that fails after a mistake."""
+        unit = changed(self.unit, mistake.old, mistake.new)
+        return check(self.rules(unit, **self.settings), f"{name}-{mistake.rule}", method="bmc", depth=self.depth)
+
+
+_PARTS = (
+    Mistake(old="payload.last.eq(beats <= to_page_end)", new="payload.last.eq(beats < to_page_end)", rule="last"),
+    Mistake(old="Mux(beats > to_page_end, to_page_end, beats)", new="beats", rule="page"),
+    Mistake(old="(self.o.ready & self.o.payload.last)", new="self.o.ready", rule="no_request_lost"),
+)
+_READS = (
+    Mistake(old="Mux(beats > to_page_end, to_page_end, beats)", new="beats", rule="m_axi_ar_page"),
+    Mistake(old="self.m_axi_rresp[1]", new="self.m_axi_rresp[0]", rule="beat_same"),
+)
+_WRITES = (
+    Mistake(old="((~self.m_axi_awvalid | self.m_axi_awready) & lasts.w_rdy)", new="(lasts.w_rdy)", rule="aw_held"),
+    Mistake(old="self.m_axi_wlast.eq(beat == lengths.r_data)", new="self.m_axi_wlast.eq(beat + 1 == lengths.r_data)", rule="wlast"),
+)
+_ANSWERS = (
+    Mistake(old="(~lasts.r_data & response.payload.error)", new="(response.payload.error)", rule="error"),
+    Mistake(old="response.valid.eq(self.m_axi_bvalid & lasts.r_data)", new="response.valid.eq(self.m_axi_bvalid)", rule="answer_with_b"),
+    Mistake(old="& lasts.w_rdy)", new=")", rule="bursts_ahead"),
+)
+_REGISTERS = (
+    Mistake(old="addressed & given & ~self.s_axi_bvalid", new="addressed & given", rule="b_held"),
+    Mistake(old="control.write.eq(writes & strobes.all())", new="control.write.eq(writes)", rule="write"),
+    Mistake(old="asked & ~self.s_axi_rvalid & ~writes", new="asked & ~writes", rule="r_held"),
+)
+_SLAVE = (
+    Mistake(old="self.s_wb_stall.eq(self.s_wb_ack | self.s_wb_err)", new="self.s_wb_stall.eq(self.s_wb_ack)", rule="held_access_once"),
+    Mistake(old="control.read.eq(taken & ~self.s_wb_we)", new="control.read.eq(taken)", rule="read"),
+)
+_BUS_READS = (Mistake(old="ahead != self.READ_AHEAD", new="1", rule="no_beat_lost"),)
+_BUS_WRITES = (
+    Mistake(old="writing & (waiting == 1)", new="writing & (waiting <= 2)", rule="answer_at_the_end"),
+    Mistake(old="failed.eq(failed | self.m_wb_err)", new="failed.eq(self.m_wb_err)", rule="error"),
+)
+_TURNS = Mistake(old="Mux(request.ready, ~chosen, chosen)", new="chosen", rule="no_starvation_0")
+_SMALL_BUS = {"beats": 2, "read_ahead": 2}
+_SMALL_ARBITER = changed(MemoryArbiter, "_BURSTS = 8", "_BURSTS = 2")
+#: By name. What is smaller than in a core is in ``settings``, and in the names with ``_SMALL``: fewer bursts ahead, shorter bursts.
+PROOFS: dict[str, Proof] = {
+    "axi_parts": Proof(rules=PageSplitRules, unit=PageSplit, depth=6, cover=8, mistakes=_PARTS),
+    "axi_read": Proof(rules=AxiReadRules, unit=AxiMemory, depth=6, cover=8, mistakes=_READS),
+    "axi_write": Proof(
+        rules=AxiWriteRules, unit=AxiMemory, settings={"writes_ahead": 2, "beats": 4}, depth=8, mistakes=_WRITES, quick=False
+    ),
+    "axi_answers": Proof(
+        rules=AxiAnswerRules,
+        unit=AxiMemory,
+        settings={"writes_ahead": 2, "beats": 2},
+        method="bmc",
+        depth=14,
+        mistakes=_ANSWERS,
+        quick=False,
+    ),
+    "axi_registers": Proof(rules=AxiControlRules, unit=AxiControl, depth=8, mistakes=_REGISTERS),
+    "wishbone_registers": Proof(rules=WishboneControlRules, unit=WishboneControl, depth=5, mistakes=_SLAVE),
+    "wishbone_read": Proof(
+        rules=WishboneReadRules, unit=WishboneMemory, settings={"pipelined": False, **_SMALL_BUS}, mistakes=_BUS_READS, quick=False
+    ),
+    "wishbone_read_pipelined": Proof(
+        rules=WishboneReadRules, unit=WishboneMemory, settings={"pipelined": True, **_SMALL_BUS}, mistakes=_BUS_READS, quick=False
+    ),
+    "wishbone_write": Proof(
+        rules=WishboneWriteRules, unit=WishboneMemory, settings={"pipelined": False, **_SMALL_BUS}, mistakes=_BUS_WRITES
+    ),
+    "wishbone_write_pipelined": Proof(
+        rules=WishboneWriteRules, unit=WishboneMemory, settings={"pipelined": True, **_SMALL_BUS}, mistakes=_BUS_WRITES
+    ),
+    "arbiter_read": Proof(
+        rules=ArbiterReadRules,
+        unit=_SMALL_ARBITER,
+        settings={"beats": 2},
+        method="bmc",
+        depth=10,
+        mistakes=(_TURNS, Mistake(old="Cat(reader,", new="Cat(~reader,", rule="to_asker_1")),
+        quick=False,
+    ),
+    "arbiter_write": Proof(
+        rules=ArbiterWriteRules,
+        unit=_SMALL_ARBITER,
+        settings={"beats": 2},
+        depth=10,
+        mistakes=(_TURNS, Mistake(old="responses.w_data.eq(writer)", new="responses.w_data.eq(0)", rule="to_asker_1")),
+        quick=False,
+    ),
+}
+
+
+def formal(names: Iterable[str] = PROOFS) -> list[dict[str, Any]]:
+    """Everything that is to be proved, reached and found: an entry a proof with ``name``, ``unit``, ``bound``, ``mistakes``, ``seconds``.
+
+    A rule that fails, what the rules expect and cannot be seen, or a mistake that nothing finds, ends it with a RuntimeError.
+    """
+    entries = []
+    for name in names:
+        proof = PROOFS[name]
+        result = proof.prove(name)
+        if result.status != "PASS":
+            raise RuntimeError(f"{name} is not proved; {result}")
+        seen = proof.reach(name)
+        if seen.rules != ("unseen",):
+            raise RuntimeError(f"{name}: no run of {proof.cover} cycles shows everything that the rules expect to see")
+        for mistake in proof.mistakes:
+            found = proof.find(mistake, name)
+            if mistake.rule not in found.rules:
+                raise RuntimeError(f"{name}: rule {mistake.rule} does not notice {mistake.new!r} for {mistake.old!r}; {found}")
+        entries.append(
+            {
+                "name": name,
+                "unit": proof.unit.__name__,
+                "bound": proof.bound,
+                "mistakes": len(proof.mistakes),
+                "seconds": round(result.seconds, 1),
+                "suite": proof.quick,
+            }
+        )
+    return entries
+
+
+def formal_text(entries: Iterable[Mapping[str, Any]]) -> str:
+    """A Markdown table of :func:`formal`, a row each."""
+    lines = ["| proof | unit | holds | mistakes found | seconds |", "| --- | --- | --- | ---: | ---: |"]
+    for entry in entries:
+        name = f"**{entry['name']}**" if entry["suite"] else entry["name"]
+        lines.append(f"| {name} | `{entry['unit']}` | {entry['bound']} | {entry['mistakes']} | {entry['seconds']} |")
+    return "\n".join(lines) + "\n"
