@@ -28,6 +28,7 @@ from ..model.networks import integer_network, samples
 from .bench_asic import ASIC_RUNS, LIBERTY, asic_text, asic_units_text
 from .bench_boards import BOARD_PARTS, sdram_text, uart_text
 from .bench_bus import BUS_PARTS, bus_text
+from .bench_devices import DEVICE_RUNS, devices_text
 from .bench_elements import ELEMENTS, elements_text, resources_of_elements
 from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
 from .bench_modes import MODE_SETS, modes_text, resources_of_modes
@@ -78,7 +79,10 @@ def accuracy() -> dict[str, Any]:
 
 #: By option of the command: the document, and its tables.
 _DOCUMENTS = {
-    "document": (_ROOT / "docs" / "synthesis.md", ("resources", "elements", "modes", "asic", "asic_units", "simulation", "accuracy")),
+    "document": (
+        _ROOT / "docs" / "synthesis.md",
+        ("resources", "elements", "modes", "devices", "asic", "asic_units", "simulation", "accuracy"),
+    ),
     "readme": (_ROOT / "README.md", ("networks", "low_bit", "asic")),
     "integration": (_ROOT / "docs" / "integration.md", ("bus",)),
     "boards": (_ROOT / "docs" / "boards.md", ("uart", "sdram")),
@@ -97,6 +101,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     **BOARD_PARTS,
     **{name: partial(resources_of_modes, modes) for name, modes in MODE_SETS.items()},
     **{unit: partial(resources, unit) for unit in UNITS},
+    **DEVICE_RUNS,
     **ASIC_RUNS,
 }
 
@@ -146,6 +151,8 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
         texts["sdram"] = sdram_text(results)
     if MODE_SETS.keys() & results.keys():
         texts["modes"] = modes_text(results)
+    if DEVICE_RUNS.keys() & results.keys():
+        texts["devices"] = devices_text(results)
     if ASIC_RUNS.keys() & results.keys():
         texts |= {"asic": asic_text(results), "asic_units": asic_units_text(results)}
     return texts
