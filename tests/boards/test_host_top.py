@@ -10,10 +10,11 @@ import pytest
 
 from vitloom.boards import BOARDS
 from vitloom.boards.elaborate import elaborate
-from vitloom.hw.config import PRESETS, preset
+from vitloom.hw.config import preset
 
 BOARD = BOARDS["ulx3s-85f"]
-CONFIG = replace(PRESETS["l4"], scratchpad_bytes=2048, map_rows=0, program_depth=256, memory_bytes_per_cycle=2)
+SETTINGS = ["scratchpad_bytes=4096", "banks=4", "map_rows=0", "modes=int8", "memory_bytes_per_cycle=2"]
+CONFIG = preset("l4", SETTINGS)
 
 
 def test_the_pll_makes_the_clock_that_chip_and_uart_were_told():
@@ -23,7 +24,7 @@ def test_the_pll_makes_the_clock_that_chip_and_uart_were_told():
 
 
 def test_the_top_has_all_pins_of_chip_and_uart_and_yosys_finds_no_problem(tmp_path):
-    elaborate(CONFIG, board=BOARD.name, output=tmp_path / "out", preset="icebreaker", uart=True)
+    elaborate(CONFIG, board=BOARD.name, output=tmp_path / "out", preset="l4", uart=True)
     folder = tmp_path / "out" / "board"
     constraints = (folder / "top.lpf").read_text()
     pins = {"clk": 1, "clk_en": 1, "cs": 1, "ras": 1, "cas": 1, "we": 1, "ba": 2, "a": 13, "dqm": 2, "dq": 16}
@@ -46,7 +47,7 @@ def test_the_top_has_all_pins_of_chip_and_uart_and_yosys_finds_no_problem(tmp_pa
 
 
 def test_a_board_with_single_port_ram_has_a_top_for_a_host(tmp_path):
-    elaborate(PRESETS["icebreaker"], board="icebreaker", output=tmp_path / "out", preset="icebreaker", uart=True)
+    elaborate(preset("icebreaker"), board="icebreaker", output=tmp_path / "out", preset="icebreaker", uart=True)
     folder = tmp_path / "out" / "board"
     constraints = (folder / "top.pcf").read_text()
     assert "set_io uart_0__rx__io 6" in constraints and "set_io uart_0__tx__io 9" in constraints
@@ -70,6 +71,6 @@ def test_a_board_without_a_chip_and_a_port_that_does_not_fit_are_refused(tmp_pat
         elaborate(CONFIG, board="ecpix5-85f", output=tmp_path / "out", preset="test", uart=True)
     with pytest.raises(ValueError, match="icebreaker has room for a serial core only"):
         elaborate(CONFIG, board="icebreaker", output=tmp_path / "out", preset="test", uart=True)
-    with pytest.raises(ValueError, match="needs memory_bytes_per_cycle=2, not 8"):
-        elaborate(PRESETS["ulx3s-85f"], board=BOARD.name, output=tmp_path / "out", preset="test", uart=True)
+    with pytest.raises(ValueError, match="needs memory_bytes_per_cycle=2, not 4"):
+        elaborate(replace(CONFIG, memory_bytes_per_cycle=4), board=BOARD.name, output=tmp_path / "out", preset="test", uart=True)
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ def test_values_are_equal_and_cycles_close_to_the_model_with_an_sdram(tiny_netwo
     assert result.agreed, result.differences
     least, most = result.bounds
     estimate = model_timings(result.program)[1]
-    assert all(least < cycles <= most and abs(cycles - estimate) < 0.02 * estimate for cycles in result.cycles)
+    assert all(least < cycles <= most and abs(cycles - estimate) < 0.05 * estimate for cycles in result.cycles)
     assert result.content(preset="tiny")["sdram"] == {"least_cycles": least, "most_cycles": most, "bytes_per_cycle": 1.949}
 
 
