@@ -11,7 +11,7 @@ from amaranth.lib import wiring
 
 from ..hw.ram import RAM_SOURCE
 
-__all__ = ["Harness", "assume", "held", "implies", "kept", "outstanding", "rule"]
+__all__ = ["Harness", "assume", "held", "implies", "kept", "outstanding", "rule", "stays"]
 
 
 def rule(m: Module, name: str, condition: Any, kind: Callable = Assert) -> None:
@@ -30,11 +30,16 @@ def implies(condition: Any, conclusion: Any) -> Value:
     return ~Value.cast(condition).any() | Value.cast(conclusion).any()
 
 
-def held(m: Module, name: str, valid: Any, ready: Any, payload: Any, kind: Callable = Assert, *, unless: Any = 0) -> None:
-    """The rule of streams and of AXI: what is offered stays offered, and the same, until it is taken."""
+def stays(m: Module, name: str, valid: Any, ready: Any, payload: Any) -> Value:
+    """Whether what was offered in the cycle before, and not taken, is still offered."""
     waits, before = Signal(name=f"{name}_waits"), Signal(len(Value.cast(payload)), name=f"{name}_before", reset_less=True)
     m.d.sync += [waits.eq(valid & ~ready), before.eq(payload)]
-    rule(m, f"{name}_held", implies(waits & ~Value.cast(unless), valid & (before == Value.cast(payload))), kind)
+    return implies(waits, valid & (before == Value.cast(payload)))
+
+
+def held(m: Module, name: str, valid: Any, ready: Any, payload: Any, kind: Callable = Assert) -> None:
+    """The rule of streams and of AXI: what is offered stays offered, and the same, until it is taken."""
+    rule(m, f"{name}_held", stays(m, name, valid, ready, payload), kind)
 
 
 def outstanding(m: Module, name: str, more: Any, fewer: Any, limit: int) -> Signal:
