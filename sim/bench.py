@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from ..boards.synth import UNITS, synth, table
-from ..formal.proofs import formal, formal_text
 from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
@@ -33,6 +32,7 @@ from .bench_elements import ELEMENTS, elements_text, resources_of_elements
 from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
 from .bench_modes import MODE_SETS, modes_text, resources_of_modes
 from .bench_networks import NETWORKS, RUNS, networks_text
+from .formal.proofs import formal, formal_text
 from .simulate import simulate
 
 __all__ = ["PARTS", "main", "render"]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from vitloom.formal.proofs import PROOFS
-from vitloom.formal.run import changed
 from vitloom.hw.bus.axi import PageSplit
+from vitloom.sim.formal.proofs import PROOFS
+from vitloom.sim.formal.run import changed
 
 QUICK = {name: proof for name, proof in PROOFS.items() if proof.quick}
 

@@ -7,7 +7,7 @@ from typing import Any
 from amaranth import *
 from amaranth.hdl import Assume
 
-from ..boards.arbiter import CLIENTS, MemoryArbiter
+from ...boards.arbiter import CLIENTS, MemoryArbiter
 from .rules import Harness, assume, held, implies, outstanding, rule
 
 __all__ = ["ArbiterReadRules", "ArbiterWriteRules"]

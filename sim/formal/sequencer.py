@@ -8,10 +8,10 @@ from typing import Any
 from amaranth import *
 from amaranth.utils import ceil_log2
 
-from ..hw import isa
-from ..hw.config import CoreConfig
-from ..hw.isa import Error
-from ..hw.sequencer import Sequencer
+from ...hw import isa
+from ...hw.config import CoreConfig
+from ...hw.isa import Error
+from ...hw.sequencer import Sequencer
 from .rules import Harness, assume, implies, kept, outstanding, rule, stays
 from .run import changed
 

@@ -9,7 +9,7 @@ from amaranth import *
 from amaranth.hdl import Assert, Assume
 from amaranth.lib import wiring
 
-from ..hw.ram import RAM_SOURCE
+from ...hw.ram import RAM_SOURCE
 
 __all__ = ["Harness", "assume", "held", "implies", "kept", "outstanding", "rule", "stays"]
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..boards.arbiter import MemoryArbiter
-from ..boards.sdram import Sdram
-from ..hw.bus.axi import AxiControl, AxiMemory, PageSplit
-from ..hw.bus.wishbone import WishboneControl, WishboneMemory
-from ..hw.memory_engines import LoadEngine, StoreEngine
-from ..hw.sequencer import Sequencer
+from ...boards.arbiter import MemoryArbiter
+from ...boards.sdram import Sdram
+from ...hw.bus.axi import AxiControl, AxiMemory, PageSplit
+from ...hw.bus.wishbone import WishboneControl, WishboneMemory
+from ...hw.load_engine import LoadEngine
+from ...hw.sequencer import Sequencer
+from ...hw.store_engine import StoreEngine
 from .arbiter import ArbiterReadRules, ArbiterWriteRules
 from .axi import AxiAnswerRules, AxiControlRules, AxiReadRules, AxiWriteRules, PageSplitRules
 from .engines import LoadRules, StoreRules

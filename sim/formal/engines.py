@@ -7,12 +7,13 @@ from typing import Any
 from amaranth import *
 from amaranth.hdl import Assume
 
-from ..hw import isa
-from ..hw.config import CoreConfig
-from ..hw.isa import Error, Opcode
-from ..hw.memory_engines import LoadEngine, StoreEngine
-from ..hw.memory_port import MAX_BURST
-from ..hw.scratchpad import READ_LATENCY
+from ...hw import isa
+from ...hw.config import CoreConfig
+from ...hw.isa import Error, Opcode
+from ...hw.load_engine import LoadEngine
+from ...hw.memory_port import MAX_BURST
+from ...hw.scratchpad import READ_LATENCY
+from ...hw.store_engine import StoreEngine
 from .rules import Harness, assume, held, implies, outstanding, rule
 
 __all__ = ["LoadRules", "StoreRules"]

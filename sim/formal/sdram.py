@@ -6,7 +6,7 @@ from typing import Any
 
 from amaranth import *
 
-from ..boards.sdram import Command, Sdram, SdramChip, SdramTiming
+from ...boards.sdram import Command, Sdram, SdramChip, SdramTiming
 from .rules import Harness, implies, kept, rule
 
 __all__ = ["SdramRules"]

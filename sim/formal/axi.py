@@ -7,7 +7,7 @@ from typing import Any
 from amaranth import *
 from amaranth.hdl import Assume
 
-from ..hw.bus.axi import PAGE_BYTES, AxiControl, AxiMemory, PageSplit
+from ...hw.bus.axi import PAGE_BYTES, AxiControl, AxiMemory, PageSplit
 from .rules import Harness, assume, held, implies, outstanding, rule
 
 __all__ = ["AxiControlRules", "AxiReadRules", "AxiWriteRules", "PageSplitRules"]

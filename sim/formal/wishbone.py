@@ -7,7 +7,7 @@ from typing import Any
 from amaranth import *
 from amaranth.hdl import Assume
 
-from ..hw.bus.wishbone import WishboneControl, WishboneMemory
+from ...hw.bus.wishbone import WishboneControl, WishboneMemory
 from .rules import Harness, assume, held, implies, outstanding, rule
 
 __all__ = ["WishboneControlRules", "WishboneReadRules", "WishboneWriteRules"]
