@@ -116,7 +116,7 @@ PROOFS: dict[str, Proof] = {
         unit=AxiMemory,
         settings={"writes_ahead": 2, "beats": 2},
         method="bmc",
-        depth=14,
+        depth=12,
         mistakes=_ANSWERS,
         quick=False,
     ),

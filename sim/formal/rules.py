@@ -90,7 +90,7 @@ class Harness(wiring.Component):
         return m
 
     def cover(self, name: str, condition: Any) -> None:
-        """``condition`` can come true. With ``reach`` the rule ``unseen`` fails when all that can has, in one run."""
+        """``condition`` can come true. With ``reach`` there is one rule, ``unseen``, which fails when all of these have, in one run."""
         self._covers[name] = condition
 
     def rules(self, m: Module) -> None:

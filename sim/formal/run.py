@@ -37,6 +37,7 @@ read_rtlil top.il
 {memories}
 hierarchy -top top
 proc
+{only}
 memory_map
 setundef -anyseq
 prep -top top
@@ -98,7 +99,8 @@ def check(component: Harness, name: str, *, method: str, depth: int, directory: 
         files.append("ram.v")
         memories = "read_verilog -formal ram.v"
     mode, engine = METHODS[method]
-    texts = {"options": "aigsmt z3\n" if engine.startswith("abc") else "", "memories": memories, "files": "\n".join(files)}
+    only = "chformal -assert -remove * top.unseen %d" if component.reach else ""
+    texts = {"only": only, "options": "aigsmt z3\n" if engine.startswith("abc") else "", "memories": memories, "files": "\n".join(files)}
     (work / "run.sby").write_text(_CONFIGURATION.format(mode=mode, engine=engine, depth=depth, **texts))
     began = time.perf_counter()
     log = _sby(work, abc=engine.startswith("abc"))
