@@ -185,14 +185,14 @@ class AxiControlRules(Harness):
 
     def rules(self, m: Module) -> None:
         control = self.control
-        held(m, "aw", *_channel(self, "s_axi_aw", "addr"), Assume)
-        held(m, "w", *_channel(self, "s_axi_w", "data", "strb"), Assume)
-        held(m, "ar", *_channel(self, "s_axi_ar", "addr"), Assume)
+        held(m, "aw", *_channel(self, "s_axi_ctrl_aw", "addr"), Assume)
+        held(m, "w", *_channel(self, "s_axi_ctrl_w", "data", "strb"), Assume)
+        held(m, "ar", *_channel(self, "s_axi_ctrl_ar", "addr"), Assume)
         read_before, data_before = Signal(), Signal(32, reset_less=True)
         m.d.sync += [read_before.eq(control.read), data_before.eq(control.read_data)]
         assume(m, "read_data_stays", read_before | (control.read_data == data_before))
-        held(m, "b", *_channel(self, "s_axi_b", "resp"))
-        held(m, "r", *_channel(self, "s_axi_r", "data", "resp"))
+        held(m, "b", *_channel(self, "s_axi_ctrl_b", "resp"))
+        held(m, "r", *_channel(self, "s_axi_ctrl_r", "data", "resp"))
         rule(m, "one_access", ~(control.read & control.write))
         self._writes(m)
         self._reads(m, read_before)
@@ -201,44 +201,48 @@ class AxiControlRules(Harness):
         control, begins = self.control, self._begins(m, "b")
         addresses = outstanding(m, "addresses", self._moved("aw"), begins, 2)
         words = outstanding(m, "words", self._moved("w"), begins, 2)
-        address, word, strobes = Signal(self.s_axi_awaddr.shape(), reset_less=True), Signal(32, reset_less=True), Signal(4, reset_less=True)
+        address, word, strobes = (
+            Signal(self.s_axi_ctrl_awaddr.shape(), reset_less=True),
+            Signal(32, reset_less=True),
+            Signal(4, reset_less=True),
+        )
         with m.If(self._moved("aw")):
-            m.d.sync += address.eq(self.s_axi_awaddr)
+            m.d.sync += address.eq(self.s_axi_ctrl_awaddr)
         with m.If(self._moved("w")):
-            m.d.sync += [word.eq(self.s_axi_wdata), strobes.eq(self.s_axi_wstrb)]
+            m.d.sync += [word.eq(self.s_axi_ctrl_wdata), strobes.eq(self.s_axi_ctrl_wstrb)]
         complete, whole, wrote, due = (addresses != 0) & (words != 0), strobes.all(), Signal(), Signal()
-        m.d.sync += [wrote.eq(control.write), due.eq(complete & ~self.s_axi_bvalid)]
+        m.d.sync += [wrote.eq(control.write), due.eq(complete & ~self.s_axi_ctrl_bvalid)]
         rule(m, "one_write_waits", (addresses <= 1) & (words <= 1))
         rule(m, "b_after_both", implies(begins, complete))
         rule(m, "b_in_time", implies(due, begins))
         rule(m, "write", implies(control.write, (control.address == address[2:]) & (control.write_data == word) & whole))
         rule(m, "effect_and_answer", (begins & whole) == wrote)
-        rule(m, "partial", implies(begins, self.s_axi_bresp.as_value() == Mux(strobes.any() & ~whole, 2, 0)))
-        self.cover("partial_write", begins & (self.s_axi_bresp.as_value() == 2))
+        rule(m, "partial", implies(begins, self.s_axi_ctrl_bresp.as_value() == Mux(strobes.any() & ~whole, 2, 0)))
+        self.cover("partial_write", begins & (self.s_axi_ctrl_bresp.as_value() == 2))
         self.cover("write_in_a_row", begins & wrote & self._moved("aw"))
 
     def _reads(self, m: Module, read_before: Value) -> None:
         control, begins = self.control, self._begins(m, "r")
         asked = outstanding(m, "asked", self._moved("ar"), begins, 2)
-        address, late = Signal(self.s_axi_araddr.shape(), reset_less=True), Signal()
+        address, late = Signal(self.s_axi_ctrl_araddr.shape(), reset_less=True), Signal()
         with m.If(self._moved("ar")):
-            m.d.sync += address.eq(self.s_axi_araddr)
-        m.d.sync += late.eq((asked != 0) & ~self.s_axi_rvalid & ~control.read)
+            m.d.sync += address.eq(self.s_axi_ctrl_araddr)
+        m.d.sync += late.eq((asked != 0) & ~self.s_axi_ctrl_rvalid & ~control.read)
         rule(m, "one_read_waits", asked <= 1)
         rule(m, "read", implies(control.read, (asked != 0) & (control.address == address[2:])))
         rule(m, "r_after_read", begins == read_before)
-        rule(m, "r_data", implies(begins, self.s_axi_rdata == control.read_data))
+        rule(m, "r_data", implies(begins, self.s_axi_ctrl_rdata == control.read_data))
         rule(m, "read_in_time", implies(late, control.read))
         self.cover("read_after_write", late & control.read)
 
     def _moved(self, channel: str) -> Value:
-        valid, ready, _ = _channel(self, f"s_axi_{channel}")
+        valid, ready, _ = _channel(self, f"s_axi_ctrl_{channel}")
         return valid & ready
 
     def _begins(self, m: Module, channel: str) -> Signal:
         """First cycle of an answer."""
         begins, waited = Signal(name=f"{channel}_begins"), Signal(name=f"{channel}_waited")
-        valid, ready, _ = _channel(self, f"s_axi_{channel}")
+        valid, ready, _ = _channel(self, f"s_axi_ctrl_{channel}")
         m.d.sync += waited.eq(valid & ~ready)
         m.d.comb += begins.eq(valid & ~waited)
         return begins

@@ -89,14 +89,14 @@ _PARTS = (Mistake(old="payload.last.eq(beats <= to_page_end)", new="payload.last
 _READS = (Mistake(old="Mux(beats > to_page_end, to_page_end, beats)", new="beats", rule="m_axi_ar_page"),)
 _WRITES = (Mistake(old="((~self.m_axi_awvalid | self.m_axi_awready) & lasts.w_rdy)", new="(lasts.w_rdy)", rule="aw_held"),)
 _ANSWERS = (Mistake(old="(~lasts.r_data & response.payload.error)", new="(response.payload.error)", rule="error"),)
-_REGISTERS = (Mistake(old="addressed & given & ~self.s_axi_bvalid", new="addressed & given", rule="b_held"),)
+_REGISTERS = (Mistake(old="addressed & given & ~self.s_axi_ctrl_bvalid", new="addressed & given", rule="b_held"),)
 _SLAVE = (
     Mistake(old="self.s_wb_stall.eq(self.s_wb_ack | self.s_wb_err)", new="self.s_wb_stall.eq(self.s_wb_ack)", rule="held_access_once"),
 )
 _BUS_READS = (Mistake(old="ahead != self.READ_AHEAD", new="1", rule="room"),)
 _BUS_WRITES = (Mistake(old="writing & (waiting == 1)", new="writing & (waiting <= 2)", rule="answer_at_the_end"),)
 _TURNS = Mistake(old="Mux(request.ready, ~chosen, chosen)", new="chosen", rule="no_starvation_1")
-_LOADS = (Mistake(old="written & (body.words == 1) & ~failed & ~self.cancel", new="written & (body.words == 1)", rule="done_once"),)
+_LOADS = (Mistake(old="written & (words == 1) & ~failed & ~self.cancel", new="written & (words == 1)", rule="done_once"),)
 _STORES = (Mistake(old="(left == 1))", new="(left == 2))", rule="last"),)
 _QUEUES = (Mistake(old="self.full.eq(level == self.depth)", new="self.full.eq(0)", rule="held"),)
 _TOKENS = (Mistake(old="(others & ~self.tokens == 0) & ", new="", rule="starts_with_token"),)

@@ -36,4 +36,4 @@ def test_accuracy_is_measured_kept_and_rendered(tmp_path):
 
 def test_an_unknown_part_is_named_with_the_known_ones(capsys):
     assert bench.main(["speed"]) == 2
-    assert "no part 'speed'; there are accuracy, simulation, " in capsys.readouterr().err
+    assert "no part 'speed'; there are accuracy, formal, simulation, " in capsys.readouterr().err
