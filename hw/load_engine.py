@@ -17,7 +17,7 @@ from .memory_port import ADDRESS_BITS, MemoryPort
 from .row_map import MapWrite
 from .scratchpad import WritePort
 from .sequencer import ProgramWrite
-from .transfer import beyond_memory, held
+from .transfer import accept_and_check, beyond_memory, held
 
 __all__ = ["LoadEngine"]
 
@@ -134,17 +134,7 @@ class LoadEngine(wiring.Component):
         self._check(m, body, refused)
 
         with m.FSM():
-            with m.State("IDLE"):
-                m.d.comb += [self.instruction.ready.eq(1), self.start.eq(self.instruction.valid)]
-                m.d.sync += [*accept, failed.eq(self.cancel)]
-                with m.If(self.start):
-                    m.next = "ADD"
-            with m.State("ADD"):
-                m.d.sync += failed.eq(failed | self.cancel)
-                m.next = "COMPARE"
-            with m.State("COMPARE"):
-                m.d.sync += failed.eq(failed | self.cancel)
-                m.next = "CHECK"
+            accept_and_check(m, self, accept, failed)
             with m.State("CHECK"):
                 with m.If(~failed & ~self.cancel):
                     m.d.comb += [self.error.eq(refused), bursts.begin.eq(refused == Error.NONE)]

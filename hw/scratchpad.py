@@ -5,7 +5,7 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Member, Out
 from amaranth.utils import ceil_log2
 
 from . import isa
@@ -13,7 +13,7 @@ from .arith import delay
 from .config import CoreConfig
 from .ram import Ram
 
-__all__ = ["PARTS", "READERS", "READ_LATENCY", "WRITERS", "ReadPort", "Scratchpad", "WritePort"]
+__all__ = ["PARTS", "READERS", "READ_LATENCY", "WRITERS", "ReadPort", "Scratchpad", "WritePort", "scratchpad_members"]
 
 #: Clients in the order of ``Scratchpad.reads`` and ``Scratchpad.writes``.
 READERS = ("moving", "stationary", "residual", "rows", "store")
@@ -74,6 +74,18 @@ class WritePort(wiring.Signature):
         super().__init__({"enable": Out(1), "address": Out(address_bits), "data": Out(data.ArrayLayout(signed(8), lanes))})
 
 
+def scratchpad_members(config: CoreConfig) -> dict[str, Member]:
+    """Ports of a scratchpad, whichever a core has."""
+    return {
+        "reads": In(ReadPort(isa.ADDRESS.width, config.lanes)).array(len(READERS)),
+        "writes": In(WritePort(isa.ADDRESS.width, config.lanes)).array(len(WRITERS)),
+        **({"parts": In(PARTS)} if config.narrow else {}),
+        "halt": In(1),
+        "conflict": Out(1),
+        "out_of_range": Out(1),
+    }
+
+
 class Scratchpad(wiring.Component):
     """Banks of L-byte words, the high bits of a word address being the bank.
 
@@ -111,16 +123,7 @@ class Scratchpad(wiring.Component):
 
     def __init__(self, config: CoreConfig):
         self.config = config
-        super().__init__(
-            {
-                "reads": In(ReadPort(isa.ADDRESS.width, config.lanes)).array(len(READERS)),
-                "writes": In(WritePort(isa.ADDRESS.width, config.lanes)).array(len(WRITERS)),
-                **({"parts": In(PARTS)} if config.narrow else {}),
-                "halt": In(1),
-                "conflict": Out(1),
-                "out_of_range": Out(1),
-            }
-        )
+        super().__init__(scratchpad_members(config))
 
     def elaborate(self, platform):
         m = Module()

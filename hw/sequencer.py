@@ -5,14 +5,14 @@ import itertools
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Member, Out
 from amaranth.utils import exact_log2
 
 from . import isa
 from .config import CoreConfig
 from .ram import Ram
 
-__all__ = ["ProgramWrite", "QueuePort", "Sequencer"]
+__all__ = ["ProgramWrite", "QueuePort", "Sequencer", "sequencer_members"]
 
 
 class ProgramWrite(wiring.Signature):
@@ -258,6 +258,21 @@ class _Dispatcher(wiring.Component):
             m.d.sync += there.eq(0)
 
 
+def sequencer_members(config: CoreConfig) -> dict[str, Member]:
+    """Ports of a sequencer, whichever a core has."""
+    return {
+        "start": In(1),
+        "halt": In(1),
+        "program_write": In(ProgramWrite(config.program_depth)),
+        "queues": Out(QueuePort()).array(isa.QUEUES),
+        "running": Out(1),
+        "finished": Out(1),
+        "error": Out(isa.Error),
+        "dispatched": Out(range(config.program_limit)),
+        **({"refill": In(ProgramWrite(config.program_depth))} if config.program_stream else {}),
+    }
+
+
 class Sequencer(wiring.Component):
     """Runs a program: gives each engine its instructions in order, as soon as their tokens are there.
 
@@ -319,19 +334,7 @@ class Sequencer(wiring.Component):
 
     def __init__(self, config: CoreConfig):
         self.config = config
-        super().__init__(
-            {
-                "start": In(1),
-                "halt": In(1),
-                "program_write": In(ProgramWrite(config.program_depth)),
-                "queues": Out(QueuePort()).array(isa.QUEUES),
-                "running": Out(1),
-                "finished": Out(1),
-                "error": Out(isa.Error),
-                "dispatched": Out(range(config.program_limit)),
-                **({"refill": In(ProgramWrite(config.program_depth))} if config.program_stream else {}),
-            }
-        )
+        super().__init__(sequencer_members(config))
 
     def elaborate(self, platform):
         m = Module()

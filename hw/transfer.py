@@ -9,7 +9,7 @@ from . import isa
 from .config import CoreConfig
 from .isa import Opcode
 
-__all__ = ["beyond_memory", "held"]
+__all__ = ["accept_and_check", "beyond_memory", "held"]
 
 
 def held(config: CoreConfig, opcode: Opcode, payload: Value, names: tuple[str, ...]) -> tuple[data.View, list[Signal], list[Any]]:
@@ -28,3 +28,19 @@ def held(config: CoreConfig, opcode: Opcode, payload: Value, names: tuple[str, .
 def beyond_memory(config: CoreConfig, body: data.View) -> Value:
     """Whether the words in external memory are more than the core can address; others are the memory's affair."""
     return body.memory + body.words > config.memory_words if config.serial else Const(0)
+
+
+def accept_and_check(m: Module, engine: Any, accept: list[Any], failed: Signal) -> None:
+    """First states of an engine's state machine: an instruction is accepted in IDLE, and its checks have two cycles; CHECK comes next.
+
+    ``accept`` : statements that take the instruction over. ``failed`` : whether it has been cancelled.
+    """
+    with m.State("IDLE"):
+        m.d.comb += [engine.instruction.ready.eq(1), engine.start.eq(engine.instruction.valid)]
+        m.d.sync += [*accept, failed.eq(engine.cancel)]
+        with m.If(engine.start):
+            m.next = "ADD"
+    for state, following in (("ADD", "COMPARE"), ("COMPARE", "CHECK")):
+        with m.State(state):
+            m.d.sync += failed.eq(failed | engine.cancel)
+            m.next = following

@@ -7,10 +7,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from .. import isa
 from ..arith import delay
 from ..config import CoreConfig
-from ..scratchpad import READ_LATENCY, READERS, WRITERS, ReadPort, WritePort
+from ..scratchpad import READ_LATENCY, scratchpad_members
 
 __all__ = ["SINGLE_PORT_SOURCE", "SerialScratchpad", "SinglePortRam"]
 
@@ -85,15 +84,7 @@ class SerialScratchpad(wiring.Component):
 
     def __init__(self, config: CoreConfig):
         self.config = config
-        super().__init__(
-            {
-                "reads": In(ReadPort(isa.ADDRESS.width, config.lanes)).array(len(READERS)),
-                "writes": In(WritePort(isa.ADDRESS.width, config.lanes)).array(len(WRITERS)),
-                "halt": In(1),
-                "conflict": Out(1),
-                "out_of_range": Out(1),
-            }
-        )
+        super().__init__(scratchpad_members(config))
 
     def elaborate(self, platform):
         m = Module()

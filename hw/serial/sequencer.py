@@ -2,12 +2,11 @@
 
 from amaranth import *
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
 
 from .. import isa
 from ..config import CoreConfig
 from ..ram import Ram
-from ..sequencer import ProgramWrite, QueuePort
+from ..sequencer import sequencer_members
 
 __all__ = ["OPCODES", "SerialSequencer"]
 
@@ -42,18 +41,7 @@ class SerialSequencer(wiring.Component):
 
     def __init__(self, config: CoreConfig):
         self.config = config
-        super().__init__(
-            {
-                "start": In(1),
-                "halt": In(1),
-                "program_write": In(ProgramWrite(config.program_depth)),
-                "queues": Out(QueuePort()).array(isa.QUEUES),
-                "running": Out(1),
-                "finished": Out(1),
-                "error": Out(isa.Error),
-                "dispatched": Out(range(config.program_depth)),
-            }
-        )
+        super().__init__(sequencer_members(config))
 
     def elaborate(self, platform):
         m = Module()
