@@ -130,6 +130,7 @@ class SdramCore(wiring.Component):
     """
 
     def __init__(self, config: CoreConfig, chip: SdramChip, clock_hz: float, divisor: int):
+        self.config = config
         self.linked = LinkedCore(config, divisor)
         self.memory = Sdram(chip, clock_hz)
         super().__init__({"rx": In(1), "tx": Out(1), "interrupt": Out(1), "sdram": Out(SdramPins(chip))})

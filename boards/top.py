@@ -8,6 +8,7 @@ from amaranth import *
 from amaranth.lib import io
 from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
 
+from ..hw.array.double_product import DOUBLE_DOMAIN
 from ..hw.config import CoreConfig
 from . import Board, BoardSdram, BoardSpram, Pll
 from .demo import Demo
@@ -101,7 +102,10 @@ class HostTop(Elaboratable):
         if self.board.sdram is not None:
             m.domains.sync = ClockDomain()
             chip_clock = Signal()
-            m.submodules.clock = _PllClock(self.board.sdram.pll, chip_clock)
+            m.submodules.clock = clock = _PllClock(self.board.sdram.pll, chip_clock)
+            if core.config.double_rate:
+                m.domains.double = double = ClockDomain(DOUBLE_DOMAIN, reset_less=True)
+                m.d.comb += double.clk.eq(clock.double)
             self._connect_chip(m, platform.request("sdram", 0, dir="-"), core.sdram, chip_clock)
 
         uart = platform.request("uart", 0, dir="-")
@@ -130,12 +134,14 @@ class HostTop(Elaboratable):
 class _PllClock(Elaboratable):
     """Drives the ``sync`` domain from an ECP5 PLL that is fed by the board's clock; reset until the PLL has locked.
 
-    ``leading``, if given, is a clock that leads it by a quarter of its period.
+    ``leading``, if given, is a clock that leads it by a quarter of its period. ``double`` is one of twice its rate, with a rising edge at
+    each of its edges.
     """
 
     def __init__(self, pll: Pll, leading: Signal | None = None):
         self.pll = pll
         self.leading = leading
+        self.double = Signal()
 
     def elaborate(self, platform):
         m = Module()
@@ -147,6 +153,9 @@ class _PllClock(Elaboratable):
             delay = 3 * self.pll.output // 4  # in periods of the VCO
             second = {"p_CLKOS_DIV": self.pll.output, "p_CLKOS_CPHASE": self.pll.output - 1 + delay, "p_CLKOS_ENABLE": "ENABLED"}
             second |= {"o_CLKOS": self.leading}
+        if self.pll.output % 2 == 0:
+            half = self.pll.output // 2
+            second |= {"p_CLKOS2_DIV": half, "p_CLKOS2_CPHASE": half - 1, "p_CLKOS2_ENABLE": "ENABLED", "o_CLKOS2": self.double}
         m.submodules.pll = Instance(
             "EHXPLLL",
             **second,

@@ -19,7 +19,7 @@ PACKING = {mode: exact_log2(8 // NARROW.get(mode, 8)) for mode in MODES}
 #: Bits of a product in each mode: of two bytes, of a power of two and a byte, of a dot product of 2, 4 or 8.
 _PRODUCT_BITS = {"int8": 16, "log2": 22, "int4": 9, "int2": 6, "binary": 6}
 #: Fields on which the area or the cycles of a core depend, and no program does.
-_INVISIBLE = ("array_multipliers", "row_lanes")
+_INVISIBLE = ("array_multipliers", "double_rate", "row_lanes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,12 @@ class CoreConfig:
     packed_weights : bool
         Whether weights of 1, 2 and 4 bits are unpacked for operands of 8 bits too. A core with a narrow mode (:data:`NARROW`) always does.
     array_multipliers : int
-        Multipliers of the device that the array has, at most L**2; other processing elements multiply in LUTs, which takes the operand
-        modes int8 and log2. 0 stands for L**2.
+        Multipliers of the device that the array has, at most one for each of its L**2 elements (or for two, with ``double_rate``); other
+        processing elements multiply in LUTs, which takes the operand modes int8 and log2. 0 stands for all. Which elements have one:
+        :meth:`row_multipliers`.
+    double_rate : bool
+        Whether these multipliers have a clock of their own, of twice the core's rate, and serve two elements each. Takes the operand modes
+        int8 and log2, and a cycle more in the array.
     epilogue_lanes : int
         E: accumulators that leave through the epilogue in a cycle: L/4, L/2 or L; 0 stands for the least that hides behind a GEMM with
         K = 64, the head dimension of ViT and DeiT: L**2/64, and L/4 at least.
@@ -77,6 +81,7 @@ class CoreConfig:
     modes: tuple[str, ...] = MODES[:2]
     packed_weights: bool = False
     array_multipliers: int = 0
+    double_rate: bool = False
     epilogue_lanes: int = 0
     row_lanes: int = 0
     scratchpad_bytes: int = 2 << 20
@@ -111,11 +116,15 @@ class CoreConfig:
         object.__setattr__(self, "program_stream", bool(self.program_stream))
         if self.packed_weights and self.lanes % 8:
             raise ValueError(f"packed operands need lanes that are a multiple of 8, not {self.lanes}")
+        object.__setattr__(self, "double_rate", bool(self.double_rate))
+        if self.double_rate and (self.narrow or self.serial):
+            raise ValueError("double_rate takes the operand modes int8 and log2, and no serial core")
+        most = self.lanes**2 // self.elements_per_multiplier
         if self.array_multipliers == 0:
-            object.__setattr__(self, "array_multipliers", self.lanes**2)
-        least = self.lanes**2 if self.narrow else 1
-        if not least <= self.array_multipliers <= self.lanes**2:
-            raise ValueError(f"array_multipliers must be {least} to {self.lanes**2} with these modes, not {self.array_multipliers}")
+            object.__setattr__(self, "array_multipliers", most)
+        least = most if self.narrow else 1
+        if not least <= self.array_multipliers <= most:
+            raise ValueError(f"array_multipliers must be {least} to {most} with these modes, not {self.array_multipliers}")
         for name in ("banks", "accumulator_rows", "program_depth", "queue_depth", "tables", "constant_channels", "norm_channels"):
             value = getattr(self, name)
             if value < 2 or value & (value - 1):
@@ -162,9 +171,25 @@ class CoreConfig:
         return ceil_log2(self.scratchpad_words)
 
     @property
+    def elements_per_multiplier(self) -> int:
+        """Processing elements of the array that share a multiplier."""
+        return 2 if self.double_rate else 1
+
+    @property
     def multipliers(self) -> int:
         """Products of bytes in a cycle, at most."""
         return self.lanes if self.serial else self.lanes**2
+
+    def row_multipliers(self, row: int) -> int:
+        """Elements with a multiplier in a row of the array, those of the lowest columns.
+
+        Whole rows, evenly spread over the array as multipliers are over an FPGA; what is left goes to the first of the other rows.
+        """
+        whole, left = divmod(self.array_multipliers * self.elements_per_multiplier, self.lanes)
+        spread = [(r + 1) * whole // self.lanes > r * whole // self.lanes for r in range(self.lanes)]
+        if spread[row]:
+            return self.lanes
+        return left if row == spread.index(False) else 0
 
     @property
     def word_count_bits(self) -> int:

@@ -1,7 +1,11 @@
 // Product of a signed 9-bit and a signed 8-bit number, within 16 bits, in carry chains: no `*`, which would be a multiplier block.
 // The sums of pairs of rows take a LUT a bit on an ECP5, whose carry cells have room for both ANDs; no synthesis finds that by itself.
 // So read this with VITLOOM_ECP5 defined for one.
-module vitloom_lut_product (
+// With STAGES = 1 there are registers between the first chains and the others, and the product is a cycle later.
+module vitloom_lut_product #(
+    parameter STAGES = 0
+) (
+    input clk,
     input signed [8:0] x,
     input signed [7:0] w,
     output signed [15:0] product
@@ -12,10 +16,18 @@ module vitloom_lut_product (
     vitloom_gated_sum #(.SUBTRACT(0)) rows_23 (.a({x[8], x}), .use_a(w[2]), .b({x, 1'b0}), .use_b(w[3]), .sum(sum_23));
     vitloom_gated_sum #(.SUBTRACT(0)) rows_45 (.a({x[8], x}), .use_a(w[4]), .b({x, 1'b0}), .use_b(w[5]), .sum(sum_45));
     vitloom_gated_sum #(.SUBTRACT(1)) rows_67 (.a({x[8], x}), .use_a(w[6]), .b({x, 1'b0}), .use_b(w[7]), .sum(sum_67));
-    wire signed [9:0] low = (sum_01 >>> 2) + sum_23;
-    wire signed [9:0] high = (sum_45 >>> 2) + sum_67;
-    wire signed [11:0] top = $signed({low[9:2]}) + $signed({high, sum_45[1:0]});
-    assign product = {top, low[1:0], sum_01[1:0]};
+    wire signed [9:0] s_01, s_23, s_45, s_67;
+    generate if (STAGES == 0) begin : direct
+        assign {s_01, s_23, s_45, s_67} = {sum_01, sum_23, sum_45, sum_67};
+    end else begin : registered
+        reg [39:0] sums;
+        always @(posedge clk) sums <= {sum_01, sum_23, sum_45, sum_67};
+        assign {s_01, s_23, s_45, s_67} = sums;
+    end endgenerate
+    wire signed [9:0] low = (s_01 >>> 2) + s_23;
+    wire signed [9:0] high = (s_45 >>> 2) + s_67;
+    wire signed [11:0] top = $signed({low[9:2]}) + $signed({high, s_45[1:0]});
+    assign product = {top, low[1:0], s_01[1:0]};
 endmodule
 
 // The sum of a and b, or a - b, 0 in place of each that is not used.

@@ -8,6 +8,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
+from .sources import add_source
+
 __all__ = ["BLOCK_RAM", "RAM_SOURCE", "Ram"]
 
 #: Verilog of the module that :class:`Ram` instantiates; every flow reads it beside the generated text.
@@ -56,8 +58,7 @@ class Ram(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        if platform is not None and RAM_SOURCE.name not in platform.extra_files:
-            platform.add_file(RAM_SOURCE.name, RAM_SOURCE.read_text())
+        add_source(platform, RAM_SOURCE)
         m.submodules.ram = Instance(
             "vitloom_ram",
             p_WIDTH=self.width,

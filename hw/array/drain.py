@@ -75,7 +75,7 @@ class Drain(wiring.Component):
     @staticmethod
     def delay(config: CoreConfig) -> int:
         """Cycles from the begin of a last pass to the first drain cycle: the first row is then in the result memories of all columns."""
-        return array_latency(config.lanes) + Accumulators.RESULT_LATENCY + config.lanes - 1 + Accumulators.READ_LATENCY
+        return array_latency(config) + Accumulators.RESULT_LATENCY + config.lanes - 1 + Accumulators.READ_LATENCY
 
     @staticmethod
     def tail(config: CoreConfig) -> int:
@@ -85,7 +85,7 @@ class Drain(wiring.Component):
     @staticmethod
     def slack(config: CoreConfig, rows: Any, period: Any) -> Any:
         """Cycles before the end of a drain of ``rows`` rows from which on the next last pass cannot overtake it."""
-        return rows + period + array_latency(config.lanes) + Accumulators.READ_LATENCY + 1
+        return rows + period + array_latency(config) + Accumulators.READ_LATENCY + 1
 
     @staticmethod
     def ahead(config: CoreConfig) -> int:

@@ -7,6 +7,9 @@ from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from ..arith import delay
+from ..sources import add_source
+
 __all__ = ["LUT_PRODUCT_SOURCE", "SHORT_OPERAND", "LutProduct", "short_operand"]
 
 #: Verilog of the module that :class:`LutProduct` instantiates.
@@ -30,12 +33,14 @@ class LutProduct(wiring.Component):
 
     An instance of the Verilog module ``vitloom_lut_product``, because as Verilog it can have cells of a device in it.
 
-    Latency: 0 cycles.
+    Latency: ``latency`` cycles. Throughput: a product a cycle.
 
     Parameters
     ----------
     bits : int
         Of the product: 16, or more for operands with ``high``.
+    latency : int
+        0, or 1 for registers between the carry chains.
 
     Members
     -------
@@ -48,15 +53,22 @@ class LutProduct(wiring.Component):
     weight: Value
     o: Value
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, latency: int = 0) -> None:
+        self.latency = latency
         super().__init__({"operand": In(SHORT_OPERAND), "weight": In(signed(8)), "o": Out(signed(bits))})
 
     def elaborate(self, platform):
         m = Module()
-        if platform is not None and LUT_PRODUCT_SOURCE.name not in platform.extra_files:
-            is_ecp5 = getattr(platform, "family", "") == "ecp5"
-            platform.add_file(LUT_PRODUCT_SOURCE.name, "`define VITLOOM_ECP5\n" * is_ecp5 + LUT_PRODUCT_SOURCE.read_text())
+        add_source(platform, LUT_PRODUCT_SOURCE)
         product = Signal(signed(16))
-        m.submodules.product = Instance("vitloom_lut_product", i_x=Value.cast(self.operand.value), i_w=self.weight, o_product=product)
-        m.d.comb += self.o.eq(Mux(self.operand.high, product.shift_left(_SHIFT), product))
+        m.submodules.product = Instance(
+            "vitloom_lut_product",
+            p_STAGES=self.latency,
+            i_clk=ClockSignal(),
+            i_x=Value.cast(self.operand.value),
+            i_w=self.weight,
+            o_product=product,
+        )
+        high = delay(m, self.operand.high, self.latency, name="high")
+        m.d.comb += self.o.eq(Mux(high, product.shift_left(_SHIFT), product))
         return m

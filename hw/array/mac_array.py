@@ -1,6 +1,8 @@
 """Weight-stationary systolic array that changes its tile without a bubble."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from amaranth import *
@@ -10,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from ..arith import delay
 from ..config import CoreConfig
 from ..isa import Codebook, LoadDirection, Mode
+from .double_product import DoubleProduct
 from .lut_product import LutProduct, short_operand
 from .operand import fill, moving_operand, stationary_word
 from .pe import CONTROL, Above, Left, processing_element
@@ -19,9 +22,13 @@ from .row_sum import RowSum, row_sum_width
 __all__ = ["MacArray", "MovingSignature", "StationarySignature", "array_latency"]
 
 
-def array_latency(lanes: int) -> int:
+def array_latency(config: CoreConfig) -> int:
     """Cycles from a moving word to its first sum, ``MacArray.latency``: a register a row, and those of the operand and the product."""
-    return lanes + 2
+    return config.lanes + 1 + _product_latency(config)
+
+
+def _product_latency(config: CoreConfig) -> int:
+    return DoubleProduct.latency if config.double_rate else 1
 
 
 class MovingSignature(wiring.Signature):
@@ -55,6 +62,7 @@ class MacArray(wiring.Component):
     """Products of moving words with the stationary tile: ``sums[c] = sum(operand[r] * tile[r, c] for r in range(L))``, exact.
 
     The operand is the moving byte, or for mode log2 ``0 if code == 15 else 1 << (14 - code)``, ``code`` being the low 4 bits of the byte.
+    With ``config.double_rate`` two elements of a row share a multiplier (:class:`.double_product.DoubleProduct`).
     In the modes int4, int2 and binary a product is the dot product of 2, 4 or 8 values of two bytes (``docs/low-bit.md``).
     Everything moves as a wavefront: what the processing element (0, 0) does in cycle t, the one in row r and column c does in cycle
     t + r + c. A stationary word enters at the top edge (it is row i of the tile) or at the left edge (it is column i) and passes all
@@ -84,7 +92,7 @@ class MacArray(wiring.Component):
 
     def __init__(self, config: CoreConfig) -> None:
         self.config = config
-        self.latency = array_latency(config.lanes)
+        self.latency = array_latency(config)
         super().__init__(
             {
                 "moving": In(MovingSignature(config)),
@@ -98,7 +106,7 @@ class MacArray(wiring.Component):
         """Product of a moving operand (signed 16 bit, 8 in a core without log2) and a weight (signed 8 bit).
 
         With ``config.narrow`` both have 18 bits. To be overridden for devices without such multipliers; registers before and after it
-        are outside. Elements from ``config.array_multipliers`` on, row by row, have a :class:`.lut_product.LutProduct` in its place.
+        are outside. Elements that :meth:`CoreConfig.row_multipliers` leaves out have a :class:`.lut_product.LutProduct` in its place.
         """
         return operand * weight
 
@@ -118,12 +126,12 @@ class MacArray(wiring.Component):
             # A plain module: the elements of a row see the signals of the row above without ports in this source.
             m.submodules[f"row_{r}"] = row = Module()
             left = Left(operand=operands[r], word=words_in[r], control=CONTROL(Cat(control, token)))
-            shape, multipliers = sum_shape(self.config, r), max(self.config.array_multipliers - r * lanes, 0)
+            shape, multipliers = sum_shape(self.config, r), self.config.row_multipliers(r)
+            products = self._products(row, multipliers)
             for c in range(lanes):
                 if c == multipliers:
                     left = replace(left, operand=short_operand(left.operand))
-                product = self._product if c < multipliers else self._lut_product
-                left, above[c] = processing_element(row, f"pe_{c}", left, above[c], product, self._add, shape)
+                left, above[c] = processing_element(row, f"pe_{c}", left, above[c], products[c], self._add, shape)
             control = delay(m, control, 1, name=f"control_{r}", reset_less=False)
             token = delay(m, token, 2, name=f"row_token_{r}", reset_less=False)
         m.d.comb += [self.sums[c].eq(below.total) for c, below in enumerate(above)]
@@ -174,6 +182,16 @@ class MacArray(wiring.Component):
             totals.append(delay(m, totals[-1], 1, name=f"total_{c}"))
         return totals
 
+    def _products(self, m: Module, multipliers: int) -> list[Callable[[Module, str, Any, Value], Value]]:
+        """How each element of a row multiplies."""
+        of_multipliers = [self._product] * multipliers
+        if self.config.double_rate:
+            of_multipliers = []
+            for index in range(multipliers // 2):
+                m.submodules[f"double_{index}"] = unit = DoubleProduct(self.config.product_bits)
+                of_multipliers += [partial(_double_product, unit, 0), partial(_double_product, unit, 1)]
+        return of_multipliers + [self._lut_product] * (self.config.lanes - multipliers)
+
     def _product(self, m: Module, name: str, operand: Any, word: Value) -> Value:
         if self.config.narrow:
             return product(m, self.config, name, operand, word, self.multiply)
@@ -182,7 +200,7 @@ class MacArray(wiring.Component):
         return register
 
     def _lut_product(self, m: Module, name: str, operand: Any, word: Value) -> Value:
-        m.submodules[f"{name}_lut_product"] = unit = LutProduct(self.config.product_bits)
+        m.submodules[f"{name}_lut_product"] = unit = LutProduct(self.config.product_bits, _product_latency(self.config) - 1)
         m.d.comb += [unit.operand.eq(operand), unit.weight.eq(word)]
         register = Signal.like(unit.o, name=f"{name}_product", reset_less=True)
         m.d.sync += register.eq(unit.o)
@@ -190,6 +208,11 @@ class MacArray(wiring.Component):
 
     def _add(self, above: Value, product: Value) -> Value:
         return add(above, product) if self.config.narrow else above + product
+
+
+def _double_product(unit: DoubleProduct, index: int, m: Module, name: str, operand: Value, word: Value) -> Value:
+    m.d.comb += [unit.operand[index].eq(operand), unit.weight[index].eq(word)]
+    return unit.o[index]
 
 
 def _operand(byte: Value, is_log2: Value) -> Value:

@@ -144,7 +144,7 @@ class MovingStream(wiring.Component):
             *(getattr(self.moving, name).eq(delay(m, value, READ_LATENCY, name=name)) for name, value in operand.items()),
             self.moving.swap.eq(delay(m, self.swap, READ_LATENCY, name="swap", reset_less=False)),
         ]
-        cycles = READ_LATENCY + array_latency(self.config.lanes)
+        cycles = READ_LATENCY + array_latency(self.config)
         m.d.comb += self.control.valid.eq(delay(m, valid, cycles, name="valid", reset_less=False))
         fields = Signal(data.StructLayout({"row": self.control.row.shape(), "first": 1, "last": 1}))
         m.d.comb += [fields[name].eq(value) for name, value in control.items()]

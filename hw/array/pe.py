@@ -54,7 +54,8 @@ def processing_element(
 
     ``multiply`` of a name, the operand and the active word is a value from registers, ``add`` of the total above and it the total.
 
-    An operand that comes in cycle t is multiplied by the weight that is active in cycle t + 1 and is in the sum below in cycle t + 3.
+    An operand that comes in cycle t is multiplied by the weight that is active in cycle t + 1 and is in the sum below in cycle t + 3, or
+    later by what ``multiply`` takes more than a cycle.
     A swap in cycle t copies the shadow register: the new weight is active from cycle t + 1 on, that is for the operand of cycle t.
     A captured word is in the shadow register a cycle later, so that a swap in the cycle of the next capture still gets the old one.
     """

@@ -380,7 +380,7 @@ def test_a_tile_of_one_pass_takes_as_long_as_its_rows(lanes, rows):
 def test_a_result_is_read_after_it_is_written_and_before_it_is_overwritten(lanes, epilogue_lanes):
     """The argument in the docstring of Drain, tried on many programs, with the cycles in which the memories are accessed."""
     rng, config = np.random.default_rng(lanes + epilogue_lanes), CoreConfig(lanes=lanes, epilogue_lanes=epilogue_lanes)
-    timing, arrival, asked = ArrayTiming(config), READ_LATENCY + array_latency(lanes), READ_LATENCY - Accumulators.READ_LATENCY
+    timing, arrival, asked = ArrayTiming(config), READ_LATENCY + array_latency(config), READ_LATENCY - Accumulators.READ_LATENCY
     reads, drains, margins, waiting = np.zeros(config.accumulator_rows, int), [], [], []
     for index in range(3000):
         raw = rng.random() < 0.1
