@@ -52,9 +52,11 @@ class LinkedCore(wiring.Component):
 
     @staticmethod
     def _connect_client(m: Module, index: int, port, client) -> None:
-        """The arbiter may be far from both of its clients: requests and what is read cross in a register."""
-        for name in ("write_data", "write_response"):
-            connect(m, client=getattr(port, name), arbiter=getattr(client, name))
+        """The arbiter may be far from both of its clients: requests and data cross in a register."""
+        connect(m, client=port.write_response, arbiter=client.write_response)
+        m.submodules[f"write_data_{index}"] = buffer = StreamBuffer(port.write_data.payload.shape())
+        connect(m, client=port.write_data, buffer=buffer.i)
+        connect(m, buffer=buffer.o, arbiter=client.write_data)
         m.submodules[f"read_data_{index}"] = buffer = StreamBuffer(port.read_data.payload.shape())
         connect(m, arbiter=client.read_data, buffer=buffer.i)
         connect(m, buffer=buffer.o, client=port.read_data)

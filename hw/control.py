@@ -7,6 +7,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from . import isa
+from .arith import delay
 from .config import MODES, CoreConfig
 from .isa import Error, Register
 from .sequencer import ProgramWrite
@@ -58,7 +59,7 @@ class ControlRegisters(wiring.Component):
     MEMORY_BASE and INTERRUPT stay. Bit 1 goes before bit 0.
 
     The first error ends the run: ``ERROR_LATENCY`` cycles later ``halt`` is high, up to and including the cycle of ``clear``. CYCLES is the
-    number of cycles from ``start`` to ``finished``, or to the cycle after the error. The program memory is not written while the program
+    number of cycles from ``start`` to ``finished``, or to ``ERROR_LATENCY - 1`` cycles after the error. The program memory is not written while the program
     runs.
 
     Parameters
@@ -83,6 +84,8 @@ class ControlRegisters(wiring.Component):
         An error is held: no unit may start anything or write.
     clear : ``Out(1)``
         Pulse: synchronous reset of all other units.
+    clearing : ``Out(1)``
+        ``clear`` comes in the next cycle: for units that have a register of their own for it.
     memory_base : ``Out(32)``
         Added to external addresses.
     interrupt : ``Out(1)``
@@ -90,7 +93,7 @@ class ControlRegisters(wiring.Component):
     """
 
     latency = 1
-    ERROR_LATENCY = 2
+    ERROR_LATENCY = 3
 
     def __init__(self, config: CoreConfig):
         self.config = config
@@ -104,6 +107,7 @@ class ControlRegisters(wiring.Component):
                 "errors": In(Error).array(len(ERROR_SOURCES)),
                 "halt": Out(1),
                 "clear": Out(1),
+                "clearing": Out(1),
                 "memory_base": Out(32),
                 "interrupt": Out(1),
             }
@@ -134,10 +138,14 @@ class ControlRegisters(wiring.Component):
         )
 
         shown, new_error, place = Signal(Error), Signal(Error), Signal.like(self.dispatched, reset_less=True)
-        for source in reversed(self.errors):  # the last assignment wins, so the first source does
-            with m.If(source != Error.NONE):
-                m.d.comb += shown.eq(source)
-        m.d.sync += [new_error.eq(Mux(self.clear, Error.NONE, shown)), place.eq(self.dispatched)]
+        for name, source in reversed(list(zip(ERROR_SOURCES, self.errors, strict=True))):  # the last assignment wins, so the first source does
+            error_before = Signal(Error, name=f"{name}_error")
+            m.d.sync += error_before.eq(Mux(self.clear, Error.NONE, source))
+            with m.If(error_before != Error.NONE):
+                m.d.comb += shown.eq(error_before)
+        m.d.comb += self.clearing.eq(command[1])
+        m.d.sync += new_error.eq(Mux(self.clear, Error.NONE, shown))
+        m.d.sync += place.eq(delay(m, self.dispatched, self.ERROR_LATENCY - 2, name="dispatched"))
 
         m.d.sync += [self.start.eq(0), self.clear.eq(command[1]), self.halt.eq(failed)]
         with m.If(busy & ~self.finished & (new_error == Error.NONE)):

@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from . import isa
+from .arith import delay
 from .array.engine import ArrayEngine
 from .config import CoreConfig
 from .control import ERROR_SOURCES, ControlPort, ControlRegisters
@@ -81,13 +82,12 @@ class Core(wiring.Component):
         config = self.config
         m.submodules.registers = registers = ControlRegisters(config)
         # The memory may still answer when a run is cleared: load and store are cancelled, the others reset.
-        clear = ResetInserter(registers.clear)
         sequencer = SerialSequencer(config) if config.serial else Sequencer(config)
         array = SerialArrayEngine(config) if config.serial else ArrayEngine(config)
-        m.submodules.sequencer, m.submodules.array = clear(sequencer), clear(array)
         rows = None if config.serial else RowEngine(config)
-        if rows is not None:
-            m.submodules.rows = clear(rows)
+        for name, unit in (("sequencer", sequencer), ("array", array), ("rows", rows)):
+            if unit is not None:
+                m.submodules[name] = self._with_reset(m, registers.clearing, name, unit)
         m.submodules.load = load = LoadEngine(config)
         m.submodules.store = store = StoreEngine(config)
         m.submodules.scratchpad = scratchpad = SerialScratchpad(config) if config.serial else Scratchpad(config)
@@ -95,7 +95,7 @@ class Core(wiring.Component):
         connect(m, host=flipped(self.control), registers=registers.control)
         connect(m, registers=registers.program_write, sequencer=sequencer.program_write)
         if config.program_stream:
-            connect(m, load=load.program, sequencer=sequencer.refill)
+            self._write(m, load.program, sequencer.refill)
         m.d.comb += [
             self.interrupt.eq(registers.interrupt),
             sequencer.start.eq(registers.start),
@@ -119,6 +119,17 @@ class Core(wiring.Component):
             self._trace(m, registers, engines, array, rows)
         return m
 
+    def _with_reset(self, m: Module, clearing: Value, name: str, unit: wiring.Component) -> Elaboratable:
+        """``unit`` in a domain with a register for its reset: one reset for all would have to cross the chip to a thousand flip-flops."""
+        if self.config.serial:
+            return ResetInserter(delay(m, clearing, 1, name=f"reset_{name}", reset_less=False))(unit)
+        domain = ClockDomain(f"{name}_engine", local=True)
+        m.domains += domain
+        reset = Signal(init=1, name=f"reset_{name}")
+        m.d.sync += reset.eq(clearing)
+        m.d.comb += [domain.clk.eq(ClockSignal()), domain.rst.eq(reset)]
+        return DomainRenamer(domain.name)(unit)
+
     def _connect_memories(self, m: Module, scratchpad, load, array, rows, store) -> None:
         """Scratchpad ports, constants and tables, and the external memory."""
         readers = {
@@ -136,19 +147,28 @@ class Core(wiring.Component):
             connect(m, client=client, scratchpad=scratchpad.writes[WRITERS.index(name)])
         if self.config.narrow:
             m.d.comb += scratchpad.parts.eq(array.parts)
-        connect(m, load=load.constants, array=array.constants)
-        connect(m, load=load.table, array=array.table)
+        self._write(m, load.constants, array.constants)
+        self._write(m, load.table, array.table)
         if rows is not None:
-            connect(m, load=load.norm_constants, rows=rows.norm_write)
-            connect(m, load=load.exp_table, rows=rows.exp_write)
+            self._write(m, load.norm_constants, rows.norm_write)
+            self._write(m, load.exp_table, rows.exp_write)
             if self.config.narrow:
-                connect(m, load=load.code_table, rows=rows.code_write)
+                self._write(m, load.code_table, rows.code_write)
             if self.config.map_rows:
-                connect(m, load=load.row_map, array=array.row_map, rows=rows.row_map)
+                self._write(m, load.row_map, array.row_map, rows.row_map)
         for name in ("read_request", "read_data"):
             connect(m, load=getattr(load, name), memory=flipped(getattr(self.memory, name)))
         for name in ("write_request", "write_data", "write_response"):
             connect(m, store=getattr(store, name), memory=flipped(getattr(self.memory, name)))
+
+    def _write(self, m: Module, port, *targets) -> None:
+        """Connect writes of LOAD with the memories that they are for, which are a register away."""
+        for name in port.signature.members:
+            value = getattr(port, name)
+            for target in targets:
+                cycles = 0 if self.config.serial else 1
+                label = f"{name}_to_{targets.index(target)}"
+                m.d.comb += getattr(target, name).eq(delay(m, value, cycles, name=label, reset_less=name != "enable"))
 
     def _collect_errors(self, m: Module, registers, sources, scratchpad) -> None:
         """Errors of all units, in the order of the control registers."""

@@ -60,7 +60,8 @@ class LoadEngine(wiring.Component):
     write : ``Out(WritePort(20, L))``
         To the scratchpad.
     constants, norm_constants : ``Out(WritePort(n, L))``
-        To the epilogue, to LayerNorm. The latter and the next one not in a serial core.
+        To the epilogue, to LayerNorm. The latter and the next one not in a serial core. These writes, and all below, may arrive a cycle
+        later: nothing that waits for ``done`` begins so soon.
     exp_table : ``Out(TableWrite(config, EXP_ENTRY))``
     table : ``Out(TableWrite(config, signed(8)))``
     code_table : ``Out(TableWrite(config, CODE_ENTRY))``

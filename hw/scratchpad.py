@@ -19,7 +19,7 @@ __all__ = ["PARTS", "READERS", "READ_LATENCY", "WRITERS", "ReadPort", "Scratchpa
 READERS = ("moving", "stationary", "residual", "rows", "store")
 WRITERS = ("load", "epilogue", "rows")
 #: A read enabled in cycle t has its data in cycle t + READ_LATENCY, and only there.
-READ_LATENCY = 5
+READ_LATENCY = 7
 #: Parts of a word that can be written alone in a core with a narrow mode.
 PARTS = 8
 
@@ -89,9 +89,9 @@ def scratchpad_members(config: CoreConfig) -> dict[str, Member]:
 class Scratchpad(wiring.Component):
     """Banks of L-byte words, the high bits of a word address being the bank.
 
-    A request is registered, routed to its bank and registered there; the bank is read into a register, and the bank's word is selected
-    and registered: no cycle has more than one of logic, block RAM and the way across the chip. Each bank does one read and one write a
-    cycle. A write enabled in cycle t is seen by reads enabled in cycle t + 1 and later; a read of the same address in the same cycle t
+    A request is registered, registered again while its bank is found, routed to the bank and registered there; the bank is read into a
+    register, and the bank's word is selected in two steps with a register each: no cycle has more than one of logic, block RAM and the way
+    across the chip. Each bank does one read and one write a cycle. A write enabled in cycle t is seen by reads enabled in cycle t + 1 and later; a read of the same address in the same cycle t
     has an undefined result: programs order such accesses by tokens. So banks need no collision logic.
 
     Latency: ``latency`` cycles from ``enable`` to ``data``, ``WRITE_LATENCY`` from ``enable`` to the bank's write.
@@ -109,7 +109,7 @@ class Scratchpad(wiring.Component):
         With a write of the epilogue: which eighths of its word are written, bit 0 being the lowest bytes; the other clients write whole
         words. Only with ``config.narrow``.
     halt : ``In(1)``
-        No bank is written in a cycle when it is high.
+        No bank is written from the cycle after on.
     conflict : ``Out(1)``
         Pulse, ``ERROR_LATENCY`` cycles after two readers or two writers used one bank: only the first reader reads, none of the writers
         writes.
@@ -118,8 +118,8 @@ class Scratchpad(wiring.Component):
     """
 
     latency = READ_LATENCY
-    ERROR_LATENCY = 2
-    WRITE_LATENCY = 2
+    ERROR_LATENCY = 3
+    WRITE_LATENCY = 3
 
     def __init__(self, config: CoreConfig):
         self.config = config
@@ -129,24 +129,39 @@ class Scratchpad(wiring.Component):
         m = Module()
         config = self.config
         reads, writes = (
-            [_registered(m, f"{kind}_{client}", port) for client, port in enumerate(ports)]
+            [self._requested(m, f"{kind}_{client}", port) for client, port in enumerate(ports)]
             for kind, ports in (("read", self.reads), ("write", self.writes))
         )
-        parts = delay(m, self.parts, 1, name="parts") if config.narrow else Const(-1)
+        parts = delay(m, self.parts, 2, name="parts") if config.narrow else Const(-1)
         words, conflicts = zip(*(self._bank(m, index, reads, writes, parts) for index in range(config.banks)), strict=True)
 
         for client, (port, request) in enumerate(zip(self.reads, reads, strict=True)):
-            bank = delay(m, request.address[ceil_log2(config.bank_words) : config.address_bits], READ_LATENCY - 2, name=f"bank_{client}")
-            selected = Signal.like(port.data, name=f"selected_{client}", reset_less=True)
-            with m.Switch(bank):
-                for index, word in enumerate(words):
-                    with m.Case(index):
-                        m.d.sync += selected.eq(word)
-            m.d.comb += port.data.eq(selected)
+            bank = delay(m, request.address[ceil_log2(config.bank_words) : config.address_bits], READ_LATENCY - 4, name=f"bank_{client}")
+            pairs = [Mux(bank[0], odd.as_value(), even.as_value()) for even, odd in zip(words[::2], words[1::2], strict=True)]
+            pairs = [delay(m, pair, 1, name=f"pair_{client}_{index}") for index, pair in enumerate(pairs)]
+            word = Array(pairs)[delay(m, bank[1:], 1, name=f"bank_{client}_late")] if len(pairs) > 1 else pairs[0]
+            m.d.comb += port.data.eq(delay(m, word, 1, name=f"word_{client}"))
 
-        outside = Cat(request.enable & request.address[config.address_bits :].any() for request in (*reads, *writes))
+        outside = Cat(request.outside for request in (*reads, *writes))
         m.d.sync += [self.conflict.eq(Cat(conflicts).any()), self.out_of_range.eq(outside.any())]
         return m
+
+    def _requested(self, m: Module, name: str, port: Any) -> SimpleNamespace:
+        """``address`` and a writer's ``data`` of a port, two cycles later; with them ``banks``, the bank that is meant as a bit, or none,
+        and ``outside``, that the address is none of the scratchpad.
+        """
+        config = self.config
+        enable = delay(m, port.enable, 1, name=f"{name}_enable", reset_less=False)
+        address = delay(m, port.address, 1, name=f"{name}_address")
+        bank, outside = address[ceil_log2(config.bank_words) : config.address_bits], address[config.address_bits :].any()
+        request = SimpleNamespace(
+            address=delay(m, address, 1, name=f"{name}_address_late"),
+            banks=delay(m, Mux(enable & ~outside, 1 << bank, 0)[: config.banks], 1, name=f"{name}_banks", reset_less=False),
+            outside=delay(m, enable & outside, 1, name=f"{name}_outside", reset_less=False),
+        )
+        if isinstance(port.signature, WritePort):
+            request.data = delay(m, port.data, 2, name=f"{name}_data")
+        return request
 
     def _bank(self, m: Module, index: int, reads: list[Any], writes: list[Any], parts: Value) -> tuple[Any, Value]:
         """One bank with its request registers; returns the word that it reads, and whether clients meet in it."""
@@ -154,7 +169,7 @@ class Scratchpad(wiring.Component):
         granularity = shape.size // PARTS if narrow else shape.size
         m.submodules[f"bank_{index}"] = memory = Ram(shape=shape, depth=self.config.bank_words, granularity=granularity)
         read, write = memory.read, memory.write
-        here = [Cat(request.enable & (request.address[len(read.addr) :] == index) for request in requests) for requests in (reads, writes)]
+        here = [Cat(request.banks[index] for request in requests) for requests in (reads, writes)]
         read_address, write_address, write_data, word = (
             Signal.like(member, name=f"{name}_{index}", reset_less=True)
             for name, member in (
@@ -165,7 +180,8 @@ class Scratchpad(wiring.Component):
             )
         )
         read_valid, write_valid = Signal(name=f"read_valid_{index}"), Signal(name=f"write_valid_{index}")
-        m.d.sync += [read_valid.eq(here[0].any()), write_valid.eq(here[1].any() & ~_several(here[1])), word.eq(read.data)]
+        writes_here = here[1].any() & ~_several(here[1]) & ~self.halt
+        m.d.sync += [read_valid.eq(here[0].any()), write_valid.eq(writes_here), word.eq(read.data)]
         # Without a request, address and data do not matter: the default saves their registers an enable.
         m.d.sync += [read_address.eq(reads[-1].address), write_address.eq(writes[-1].address), write_data.eq(writes[-1].data)]
         for client, request in reversed(list(enumerate(reads[:-1]))):  # the last assignment wins, so the first client does
@@ -174,7 +190,7 @@ class Scratchpad(wiring.Component):
         for client, request in enumerate(writes[:-1]):
             with m.If(here[1][client]):
                 m.d.sync += [write_address.eq(request.address), write_data.eq(request.data)]
-        allowed = write_valid & ~self.halt
+        allowed = write_valid
         if narrow:
             written = Signal(PARTS, name=f"parts_{index}", reset_less=True)
             m.d.sync += written.eq(Mux(here[1][WRITERS.index("epilogue")], parts, -1))
@@ -182,14 +198,6 @@ class Scratchpad(wiring.Component):
         m.d.comb += [read.en.eq(read_valid), read.addr.eq(read_address)]
         m.d.comb += [write.en.eq(allowed), write.addr.eq(write_address), write.data.eq(write_data)]
         return word, _several(here[0]) | _several(here[1])
-
-
-def _registered(m: Module, name: str, port: Any) -> SimpleNamespace:
-    """``enable``, ``address`` and a writer's ``data`` of a port, a cycle later."""
-    members = [member for member in port.signature.members if isinstance(port.signature, WritePort) or member != "data"]
-    return SimpleNamespace(
-        **{member: delay(m, getattr(port, member), 1, name=f"{name}_{member}", reset_less=member != "enable") for member in members}
-    )
 
 
 def _several(wants: Value) -> Value:

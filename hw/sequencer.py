@@ -90,17 +90,19 @@ class _Queue(wiring.Component):
         stored = level != waiting  # more than that one wait
         head = isa.HEADER(first[: isa.HEADER.size])
         is_sync, able, pop, start, load, offered = Signal(), Signal(), Signal(), Signal(), Signal(), Signal()
+        halted = Signal()  # next to the queue, however far `halt` is
         others = head.wait & ~(1 << self.queue.value)
         last = head.wait[self.queue.value] | is_sync
         m.d.comb += [
             is_sync.eq(head.opcode == isa.Opcode.SYNC),
-            able.eq(offered & ~self.halt),
+            able.eq(offered & ~halted),
             self.port.instruction.valid.eq(able & ~is_sync),
             self.port.instruction.payload.eq(first),
             start.eq(self.port.instruction.valid & self.port.instruction.ready),
             pop.eq(start | (able & is_sync)),
             load.eq(stored & (pop | ~waiting)),
         ]
+        m.d.sync += halted.eq(self.halt)
         # Nobody else takes its tokens: what can be offered stays so.
         m.d.sync += offered.eq(waiting & ~pop & (others & ~self.tokens == 0) & Mux(last, alone, ~many))
         with m.If(pop | ~waiting):
@@ -120,7 +122,12 @@ class _Queue(wiring.Component):
         m.d.sync += flying.eq(flying + start - self.port.done)
         for now, number in ((alone, 0), (many, Sequencer.IN_FLIGHT)):  # flying == number, in a register
             m.d.sync += now.eq(Mux(start, Mux(self.port.done, now, flying == number - 1), Mux(self.port.done, flying == number + 1, now)))
-        m.d.comb += [self.full.eq(level == self.depth), self.idle.eq((level == 0) & (flying == 0))]
+        # full: level == depth, in a register.
+        with m.If(pop):
+            m.d.sync += self.full.eq(self.full & self.push)
+        with m.Elif(self.push):
+            m.d.sync += self.full.eq(level == self.depth - 1)
+        m.d.comb += self.idle.eq((level == 0) & (flying == 0))
         return m
 
 
@@ -306,7 +313,8 @@ class Sequencer(wiring.Component):
     start : ``In(1)``
         Pulse: run the program from instruction 0. Not while ``running``.
     halt : ``In(1)``
-        While high nothing is dispatched or offered; an offer that is not taken yet is withdrawn. Only a reset goes on from here.
+        While high nothing is dispatched, and from the cycle after on nothing is offered; an offer that is not taken yet is withdrawn. Only
+        a reset goes on from here.
     program_write : ``In(ProgramWrite(program_depth))``
         Not while ``running``.
     refill : ``In(ProgramWrite(program_depth))``
@@ -324,7 +332,7 @@ class Sequencer(wiring.Component):
     """
 
     DISPATCH_CYCLES = 2
-    QUEUE_LATENCY = 3
+    QUEUE_LATENCY = 4
     START_CYCLES = 2
     TOKEN_LATENCY = 2
     FINISH_LATENCY = 1
@@ -340,13 +348,16 @@ class Sequencer(wiring.Component):
         m = Module()
         m.submodules.dispatcher = dispatcher = _Dispatcher(self.config)
         queues = [_Queue(queue, self.config.queue_depth) for queue in isa.Queue]
+        # From block RAM to the queues there is a register.
+        push, instruction = Signal(isa.QUEUES), Signal(isa.INSTRUCTION_BITS, reset_less=True)
+        m.d.sync += [push.eq(dispatcher.push), instruction.eq(dispatcher.instruction)]
         for queue, port in zip(queues, self.queues, strict=True):
             m.submodules[f"queue_{queue.queue.name.lower()}"] = queue
             wiring.connect(m, queue.port, wiring.flipped(port))
             m.d.comb += [
                 queue.halt.eq(self.halt),
-                queue.push.eq(dispatcher.push[queue.queue.value]),
-                queue.instruction.eq(dispatcher.instruction),
+                queue.push.eq(push[queue.queue.value]),
+                queue.instruction.eq(instruction),
             ]
         for name in ("program_write", *(["refill"] if self.config.program_stream else [])):
             wiring.connect(m, getattr(dispatcher, name), wiring.flipped(getattr(self, name)))

@@ -55,7 +55,7 @@ class StoreEngine(wiring.Component):
     @staticmethod
     def words_ahead(config: CoreConfig) -> int:
         """Words between scratchpad and memory; with fewer than READ_LATENCY + 2 a word a cycle is not reached."""
-        return 1 if config.serial else 8
+        return 1 if config.serial else READ_LATENCY + 3
 
     def __init__(self, config: CoreConfig):
         self.config = config

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ..hw import isa
 from ..hw.array.drain import Drain
+from ..hw.array.fetch import StationaryFetch
 from ..hw.config import CoreConfig
 
 __all__ = ["ArrayTiming"]
@@ -35,7 +36,7 @@ class ArrayTiming:
         raw = instruction["form"] == isa.Form.RAW.value
         period = 4 if raw else self.config.groups
         start = max(cycle, self.ready)
-        handed = max(start + 3, self.streamed - 1)  # two cycles to check it
+        handed = max(start + 1 + StationaryFetch.CHECK_CYCLES, self.streamed - 1)
         earliest_fetch, earliest_swap = start + 1, handed + 1
         for _ in range(instruction["n_tiles"]):
             for k in range(instruction["k_tiles"]):

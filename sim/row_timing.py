@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 from ..hw.config import CoreConfig
 from ..hw.isa import Opcode
-from ..hw.rows.engine import RowEngine
+from ..hw.rows.engine import INPUT_LATENCY, RowEngine
 from ..hw.rows.rsqrt import NORM_SETTINGS
-from ..hw.scratchpad import READ_LATENCY
 from ..hw.sequencer import Sequencer
 
 __all__ = ["RowTiming"]
@@ -39,9 +38,9 @@ class RowTiming:
         full = len(self.dones) == self.dones.maxlen
         idle = self.dones[-1]
         start = max(cycle, self.ready, idle if kind != self.kind else self.dones[0] if full else 0)
-        start = max(start, min(cycle + 1, idle))  # while others are in flight, it is compared with them first
+        start = max(start, cycle + 1)  # it is checked first
         unit = RowEngine.unit(opcode)
-        place = start + 1 + READ_LATENCY  # of the first word
+        place = start + 1 + INPUT_LATENCY  # of the first word
         for stage, cycles in enumerate(unit.stages(self.config, row)):
             place = max(place + cycles, self.left[stage])
             self.left[stage] = place + words

@@ -112,7 +112,8 @@ class Drain(wiring.Component):
         tile, take = Signal.like(self.tile, reset_less=True), Signal()
         left = Signal(16)  # cycles of the tile, this one included
         m.submodules.waiting = waiting = SyncFIFO(width=len(Value.cast(self.tile)), depth=1 << ceil_log2(self.WAITING))
-        m.d.comb += [waiting.w_en.eq(self.begin), waiting.w_data.eq(self.tile), waiting.r_en.eq(take)]
+        m.d.comb += [waiting.w_en.eq(delay(m, self.begin, 1, name="begin", reset_less=False)), waiting.r_en.eq(take)]
+        m.d.comb += waiting.w_data.eq(delay(m, self.tile, 1, name="begun_tile"))
         self._pace(m, take, left <= 1)
 
         raw = tile.form == isa.Form.RAW
@@ -216,11 +217,12 @@ class Drain(wiring.Component):
         ]
         issued = delay(m, issue, arrival + 1, name="issue")
         issued_valid = delay(m, group_valid, arrival + 1, name="issue_valid", reset_less=False)
-        arrived = delay(m, valid & (phase == 0), arrival, name="arrival", reset_less=False)
-        with m.If(arrived):
-            m.d.sync += [sums.eq(self.result.data), residuals.eq(self.residual.data)]
-        with m.Elif(issued_valid):
-            m.d.sync += [sums.eq(sums.as_value() >> 32 * lanes), residuals.eq(residuals.as_value() >> 8 * lanes)]
+        arriving = delay(m, valid & (phase == 0), arrival - 1, name="arrival", reset_less=False)
+        arrived, moves = delay(m, arriving, 1, name="arrived", reset_less=False), Signal()
+        m.d.sync += moves.eq(arriving | delay(m, group_valid, arrival, name="issue_soon", reset_less=False))
+        with m.If(moves):  # arrived | issued_valid, in a register for as many bits
+            m.d.sync += sums.eq(Mux(arrived, self.result.data.as_value(), sums.as_value() >> 32 * lanes))
+            m.d.sync += residuals.eq(Mux(arrived, self.residual.data.as_value(), residuals.as_value() >> 8 * lanes))
         m.d.comb += [
             self.epilogue.valid.eq(issued_valid),
             *(getattr(self.epilogue, name).eq(issued[name]) for name in names),

@@ -19,7 +19,7 @@ __all__ = ["StationaryFetch"]
 class StationaryFetch(wiring.Component):
     """First part of the array engine: accepts a MATMUL, fills the shadow registers tile by tile.
 
-    With the instruction accepted in cycle a, it is checked in cycles a + 1 and a + 2, and tile t is read in cycles
+    With the instruction accepted in cycle a, it is checked in ``CHECK_CYCLES`` cycles from a + 1 on, and tile t is read in cycles
     f(t) .. f(t) + L - 1, without a pause, where ``f(t) = max(a + 1, f(t - 1) + L, s(t - 1))`` and s(t - 1) is the cycle in which the
     tile before it is swapped in. Where a stored word has the values of several rows of the array (``stationary_packing``), it is read in
     the cycle of the first of them.
@@ -35,7 +35,7 @@ class StationaryFetch(wiring.Component):
     start : ``Out(1)``
         An instruction is accepted in this cycle.
     error : ``Out(isa.Error)``
-        Other than NONE when the instruction accepted two cycles before is refused: at most its first two words are read.
+        Other than NONE when the instruction accepted ``CHECK_CYCLES`` cycles before is refused: at most as many of its words are read.
     body : ``Out(stream.Signature(MATMUL body))``
         To the moving part.
     full : ``Out(1)``
@@ -46,6 +46,9 @@ class StationaryFetch(wiring.Component):
     stationary : ``Out(StationarySignature)``
         To the array.
     """
+
+    #: Body; conditions for a refusal, each in a register; the error.
+    CHECK_CYCLES = 3
 
     def __init__(self, config: CoreConfig):
         self.config = config
@@ -108,7 +111,7 @@ class StationaryFetch(wiring.Component):
         body = Signal(self.layout, reset_less=True)
         loading = Signal()  # tiles are left to read
         handed = Signal(init=1)  # the moving part has the body
-        checking, refused = Signal(2), Signal(isa.Error)
+        checking, refused = Signal(self.CHECK_CYCLES), Signal(isa.Error)
         m.d.comb += [
             self.instruction.ready.eq(~loading & handed),
             self.start.eq(self.instruction.valid & self.instruction.ready),
@@ -146,13 +149,16 @@ class StationaryFetch(wiring.Component):
                     m.d.sync += [s.eq(column + body.stationary_n) for s in (column, tile, address)]
                     with m.If(last_n):
                         m.d.sync += loading.eq(0)
-        with m.If(self.start):
+        with m.If(self.instruction.ready):  # what is not valid does no harm
             m.d.sync += [body.eq(incoming), k.eq(0), n.eq(0)]
             m.d.sync += [s.eq(incoming.stationary) for s in (column, tile, address)]
+        with m.If(self.start):
             m.d.sync += [loading.eq(1), handed.eq(0)]
         m.d.sync += [checking.eq(Cat(self.start, checking)), refused.eq(isa.Error.NONE)]
         for condition, error in reversed(self.check(body)):
-            with m.If(checking[0] & condition):
+            found = Signal(name=f"found_{error.name.lower()}")
+            m.d.sync += found.eq(condition)
+            with m.If(checking[1] & found):
                 m.d.sync += refused.eq(error)
         m.d.comb += self.error.eq(refused)
         with m.If(refused != isa.Error.NONE):

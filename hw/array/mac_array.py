@@ -67,6 +67,8 @@ class MacArray(wiring.Component):
     Everything moves as a wavefront: what the processing element (0, 0) does in cycle t, the one in row r and column c does in cycle
     t + r + c. A stationary word enters at the top edge (it is row i of the tile) or at the left edge (it is column i) and passes all
     elements; a capture token at half its speed meets word i in row (column) i, which keeps it in its shadow register.
+    Nothing in the array is reset: a token that a reset left behind stays in front of all that come later, and what it captures or swaps in
+    is replaced before it is used.
 
     Latency: ``latency`` cycles from a moving word to ``sums[0]`` and ``row_sum``, c more to ``sums[c]``. Throughput: a row a cycle and a
     tile in max(M, L) cycles for M rows: the L words of a tile come in consecutive cycles, the swap that uses it L cycles after its
@@ -120,7 +122,7 @@ class MacArray(wiring.Component):
         above, token = [], first & from_left
         for c in range(lanes):
             above.append(Above(word=words_in[c], capture=token, total=totals[c]))
-            token = delay(m, token, 2, name=f"column_token_{c}", reset_less=False)
+            token = delay(m, token, 2, name=f"column_token_{c}")
         token, control = first & ~from_left, Cat(self.moving.swap, from_left)
         for r in range(lanes):
             # A plain module: the elements of a row see the signals of the row above without ports in this source.
@@ -132,8 +134,8 @@ class MacArray(wiring.Component):
                 if c == multipliers:
                     left = replace(left, operand=short_operand(left.operand))
                 left, above[c] = processing_element(row, f"pe_{c}", left, above[c], products[c], self._add, shape)
-            control = delay(m, control, 1, name=f"control_{r}", reset_less=False)
-            token = delay(m, token, 2, name=f"row_token_{r}", reset_less=False)
+            control = delay(m, control, 1, name=f"control_{r}")
+            token = delay(m, token, 2, name=f"row_token_{r}")
         m.d.comb += [self.sums[c].eq(below.total) for c, below in enumerate(above)]
         return m
 

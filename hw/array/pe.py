@@ -60,8 +60,8 @@ def processing_element(
     A captured word is in the shadow register a cycle later, so that a swap in the cycle of the next capture still gets the old one.
     """
     operand = Signal.like(left.operand, name=f"{name}_operand", reset_less=True)
-    control = Signal(CONTROL, name=f"{name}_control")
-    capture = Signal(name=f"{name}_capture")
+    control = Signal(CONTROL, name=f"{name}_control", reset_less=True)
+    capture = Signal(name=f"{name}_capture", reset_less=True)
     word_next = Signal.like(left.word, name=f"{name}_word_next")
     word, shadow, active = (Signal.like(word_next, name=f"{name}_{register}", reset_less=True) for register in ("word", "shadow", "active"))
     total = Signal(sum_shape, name=f"{name}_total", reset_less=True)

@@ -25,17 +25,20 @@ from .packer import RowPacker
 from .rsqrt import MAX_CHANNELS, NORM_SETTINGS
 from .writer import RowWriter
 
-__all__ = ["RowEngine"]
+__all__ = ["INPUT_LATENCY", "RowEngine"]
+
+#: Cycles from a read to its part of the word at the input of a unit.
+INPUT_LATENCY = READ_LATENCY + 1
 
 
 class RowEngine(wiring.Component):
     """Reads the rows of an instruction from the scratchpad and writes log-softmax codes or normalised rows back.
 
     A word is read in ``config.row_parts`` parts, one a cycle, lowest lanes first; its result is written with its last part.
-    An instruction is accepted in the cycle after the last read of the one before it, if it uses the same unit, packs its output alike and,
-    for NORM, has the same settings (:data:`.rsqrt.NORM_SETTINGS`), if fewer than ``Sequencer.IN_FLIGHT`` are in progress, and if it was
-    offered in the cycle before already; otherwise in the cycle of the ``done`` that this waits for. So one cycle is lost between
-    instructions of a kind, not the unit's latency, and all end in order.
+    An instruction is checked in the first cycle in which it is offered, and accepted in a later one: in the cycle after the last read of
+    the one before it, if it uses the same unit, packs its output alike and, for NORM, has the same settings
+    (:data:`.rsqrt.NORM_SETTINGS`), and if fewer than ``Sequencer.IN_FLIGHT`` are in progress; otherwise in the cycle of the ``done`` that
+    this waits for. So one cycle is lost between instructions of a kind, not the unit's latency, and all end in order.
     Of a SOFTMAX, lanes from ``columns`` on count nowhere and get code 15, or the last entry of the code table.
     With ``config.narrow`` output may be packed (:class:`.packer.RowPacker`): a row is then ``ceil(words / 2**output_packing)`` words.
     Refused, without any access: an opcode of another queue; no rows, words, columns or channels; more words than a row may have, more
@@ -97,7 +100,7 @@ class RowEngine(wiring.Component):
         """Cycles from ``start`` to ``done`` of a SOFTMAX or NORM of ``rows`` rows of ``words`` words that comes alone."""
         # 1 to the first read, and 1 from the last write (rows * words - 1 after the first part) to `done`
         words *= config.row_parts
-        return 1 + READ_LATENCY + cls.unit(opcode).latency(config, words) + cls.output_latency(config) + rows * words - 1 + 1
+        return 1 + INPUT_LATENCY + cls.unit(opcode).latency(config, words) + cls.output_latency(config) + rows * words - 1 + 1
 
     def elaborate(self, platform):
         m = Module()
@@ -118,7 +121,7 @@ class RowEngine(wiring.Component):
         # Both bodies begin alike, with rows, words and addresses.
         body, norm_body = isa.body(Opcode.SOFTMAX, instruction), isa.body(Opcode.NORM, instruction)
         incoming = isa.body(Opcode.SOFTMAX, self.instruction.payload)
-        m.d.comb += [source.load.eq(self.start), source.base.eq(incoming.input), source.words.eq(incoming.words)]
+        m.d.comb += [source.load.eq(self.instruction.ready), source.base.eq(incoming.input), source.words.eq(incoming.words)]
         m.d.comb += [source.row_stride.eq(body.input_row), source.word_stride.eq(body.input_word)]
 
         rows_left, columns_left = Signal(13, reset_less=True), Signal(16, reset_less=True)
@@ -132,15 +135,16 @@ class RowEngine(wiring.Component):
             with m.If(row_end):
                 m.d.sync += [columns_left.eq(body.columns), rows_left.eq(rows_left - 1), reading.eq(rows_left != 1)]
 
-        valid = delay(m, reading, READ_LATENCY, name="valid", reset_less=False)
-        last = delay(m, row_end, READ_LATENCY, name="last")
+        valid = delay(m, reading, INPUT_LATENCY, name="valid", reset_less=False)
+        last = delay(m, row_end, INPUT_LATENCY, name="last")
         word = Value.cast(self.read.data).word_select(delay(m, part, READ_LATENCY, name="part"), 8 * lanes)
+        word = delay(m, word, INPUT_LATENCY - READ_LATENCY, name="word")
         for unit, used in ((softmax, ~is_norm), (norm, is_norm)):
             m.d.comb += [unit.i.valid.eq(valid & used), unit.i.payload.last.eq(last), unit.i.payload.data.eq(word)]
             m.d.comb += unit.o.ready.eq(1)
-        m.d.comb += softmax.i.payload.keep.eq(delay(m, keep, READ_LATENCY, name="keep"))
+        m.d.comb += softmax.i.payload.keep.eq(delay(m, keep, INPUT_LATENCY, name="keep"))
         travelling = ("table", "masked", *softmax.coding)
-        m.d.comb += [getattr(softmax, name).eq(delay(m, body[name], READ_LATENCY, name=name)) for name in travelling]
+        m.d.comb += [getattr(softmax, name).eq(delay(m, body[name], INPUT_LATENCY, name=name)) for name in travelling]
         m.d.comb += [norm.settings[name].eq(norm_body[name]) for name, _ in norm.settings.shape()]
         accepted = self._accept(m, writer.ends, ~reading, is_norm, instruction)
         # The target goes to the writer a cycle later, long before the first word.
@@ -158,7 +162,7 @@ class RowEngine(wiring.Component):
             m.d.comb += writer.target.words.eq((body.words + (1 << packer.packing) - 1) >> packer.packing)
             result = {"valid": packer.o.valid, "data": packer.o.data}
         m.d.sync += [writer.valid.eq(result["valid"]), writer.word.eq(result["data"])]
-        with m.If(self.start):
+        with m.If(self.instruction.ready):
             m.d.sync += [instruction.eq(self.instruction.payload), is_norm.eq(self._opcode() == Opcode.NORM)]
             m.d.sync += [rows_left.eq(incoming.rows), columns_left.eq(incoming.columns), reading.eq(accepted)]
         return m
@@ -181,17 +185,18 @@ class RowEngine(wiring.Component):
             is_same &= ~is_norm | (incoming[name] == current[name])
         if self.config.narrow:
             is_same &= self._packing(self.instruction.payload, is_norm) == self._packing(instruction, is_norm)
-        fits = Signal()  # as the instruction was offered in the cycle before, it goes with those in flight
-        m.d.sync += fits.eq(self.instruction.valid & ~self.start & is_same)
+        # What is known of the instruction since the cycle before: that it is there, goes with those in flight, is refused.
+        waits, fits, refused = Signal(), Signal(), Signal(Error)
+        m.d.sync += [waits.eq(self.instruction.valid & ~self.start), fits.eq(is_same), refused.eq(Error.NONE)]
+        for condition, error in reversed(self._refusals()):
+            with m.If(condition):
+                m.d.sync += refused.eq(error)
         m.d.comb += [
-            self.instruction.ready.eq(free & ((flying == 0) | (fits & (flying != Sequencer.IN_FLIGHT)))),
+            self.instruction.ready.eq(free & waits & ((flying == 0) | (fits & (flying != Sequencer.IN_FLIGHT)))),
             self.start.eq(self.instruction.valid & self.instruction.ready),
-            accepted.eq(self.start),
+            self.error.eq(Mux(self.start, refused, Error.NONE)),
+            accepted.eq(self.start & (refused == Error.NONE)),
         ]
-        with m.If(self.start):
-            for condition, error in reversed(self._refusals()):
-                with m.If(condition):
-                    m.d.comb += [self.error.eq(error), accepted.eq(0)]
         m.d.sync += [flying.eq(flying + accepted - ends), self.done.eq(ends)]
         return accepted
 

@@ -165,6 +165,8 @@ async def halt_stops_writes_but_not_reads(dut):
         await bench.cycle()
     for _ in range(3):
         await bench.cycle(writes={client: (client * WORDS, word(-1)) for client in range(3)}, halt=1)
+    for _ in range(Scratchpad.WRITE_LATENCY):
+        await bench.cycle(halt=1)
     await bench.cycle({client: client * WORDS for client in range(3)}, halt=1)
     for _ in range(READ_LATENCY):
         await bench.cycle(halt=1)
