@@ -94,6 +94,8 @@ class Device:
         Of one block RAM (without parity), of one single-port RAM.
     options : tuple of str
         By which the router knows it.
+    multiplier_sites : tuple of tuple of str
+        The router's names of the multipliers' places, a row of the chip after the other, from left to right; empty where nobody needs them.
     pins : str
         Places of the pins ``clk``, ``rst``, ``i`` and ``o`` for a router that needs some; the file is called ``pins``.
     """
@@ -106,6 +108,7 @@ class Device:
     spram_bytes: int = 0
     options: tuple[str, ...] = ()
     pins: str = ""
+    multiplier_sites: tuple[tuple[str, ...], ...] = ()
 
     @property
     def title(self) -> str:
@@ -199,11 +202,20 @@ _XC7 = Family(
 )
 
 
-def _ecp5(name: str, speed: int, options: tuple[str, ...], luts: int, multipliers: int, block_rams: int) -> Device:
+def _lfe5_85_multipliers() -> tuple[tuple[str, ...], ...]:
+    """Of the die with 84k LUTs: three rows of 13 blocks with four multipliers each."""
+    blocks = (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114)
+    return tuple(tuple(f"X{x + z}/Y{y}/MULT18_{z}" for x in blocks for z in (0, 1, 4, 5)) for y in (10, 34, 58))
+
+
+def _ecp5(
+    name: str, speed: int, options: tuple[str, ...], luts: int, multipliers: int, block_rams: int, sites: tuple[tuple[str, ...], ...] = ()
+) -> Device:
     available = {"LUT": luts, "carry": luts // 2, "FF": luts, "LUT RAM": luts // 8, "LUT sites": luts}
     available |= {"multiplier": multipliers, "block RAM": block_rams}
     options = (*options, "--speed", str(speed))
-    return Device(name=name, speed=str(speed), family=_ECP5, available=available, block_ram_bytes=2 * _KIB, options=options)
+    details = {"block_ram_bytes": 2 * _KIB, "options": options, "multiplier_sites": sites}
+    return Device(name=name, speed=str(speed), family=_ECP5, available=available, **details)
 
 
 _CABGA381, _CABGA554 = ("--package", "CABGA381"), ("--package", "CABGA554")
@@ -213,8 +225,8 @@ DEVICES: dict[str, Device] = {
     for entry in (
         _ecp5("LFE5U-25F", 6, ("--25k", *_CABGA381), 24288, 28, 56),
         _ecp5("LFE5U-45F", 6, ("--45k", *_CABGA381), 43848, 72, 108),
-        _ecp5("LFE5U-85F", 6, ("--85k", *_CABGA381), 83640, 156, 208),
-        _ecp5("LFE5UM5G-85F", 8, ("--um5g-85k", *_CABGA554), 83640, 156, 208),
+        _ecp5("LFE5U-85F", 6, ("--85k", *_CABGA381), 83640, 156, 208, _lfe5_85_multipliers()),
+        _ecp5("LFE5UM5G-85F", 8, ("--um5g-85k", *_CABGA554), 83640, 156, 208, _lfe5_85_multipliers()),
         Device(
             name="iCE40UP5K",
             family=_ICE40,

@@ -26,6 +26,7 @@ from ..model.networks import integer_network, samples
 from . import Board, fusesoc
 from . import board as find_board
 from .demo import Demo
+from .floorplan import floorplan
 from .host_readme import host_readme
 from .jobs import Job, network_job, self_test_job
 from .out_of_context import HIDE_ELEMENTS
@@ -128,7 +129,7 @@ def _plan(config: CoreConfig, target: Board, job: Job | None) -> BuildPlan:
     top = HostTop(target, config) if job is None else BoardTop(target, Demo(config, job))
     options = {"synth_opts": target.device.family.options}
     if "yosys" in target.tools:
-        options["script_after_read"] = HIDE_ELEMENTS
+        options |= {"script_after_read": HIDE_ELEMENTS, "script_after_synth": floorplan(config, target.device)}
     return target.platform().prepare(top, "top", debug_verilog=True, emit_src=False, **options)
 
 

@@ -101,11 +101,11 @@ class HostTop(Elaboratable):
             platform.add_resources(getattr(platform, self.board.connector_resources))
         if self.board.sdram is not None:
             m.domains.sync = ClockDomain()
-            chip_clock = Signal()
-            m.submodules.clock = clock = _PllClock(self.board.sdram.pll, chip_clock)
+            chip_clock, double = Signal(), None
             if core.config.double_rate:
-                m.domains.double = double = ClockDomain(DOUBLE_DOMAIN, reset_less=True)
-                m.d.comb += double.clk.eq(clock.double)
+                m.domains += ClockDomain(DOUBLE_DOMAIN, reset_less=True)
+                double = ClockSignal(DOUBLE_DOMAIN)
+            m.submodules.clock = _PllClock(self.board.sdram.pll, chip_clock, double)
             self._connect_chip(m, platform.request("sdram", 0, dir="-"), core.sdram, chip_clock)
 
         uart = platform.request("uart", 0, dir="-")
@@ -134,14 +134,14 @@ class HostTop(Elaboratable):
 class _PllClock(Elaboratable):
     """Drives the ``sync`` domain from an ECP5 PLL that is fed by the board's clock; reset until the PLL has locked.
 
-    ``leading``, if given, is a clock that leads it by a quarter of its period. ``double`` is one of twice its rate, with a rising edge at
-    each of its edges.
+    ``leading``, if given, is a clock that leads it by a quarter of its period, and ``double`` one of twice its rate, with a rising edge at
+    each of its edges; the PLL's ``output`` is even then.
     """
 
-    def __init__(self, pll: Pll, leading: Signal | None = None):
+    def __init__(self, pll: Pll, leading: Signal | None = None, double: Value | None = None):
         self.pll = pll
         self.leading = leading
-        self.double = Signal()
+        self.double = double
 
     def elaborate(self, platform):
         m = Module()
@@ -153,7 +153,7 @@ class _PllClock(Elaboratable):
             delay = 3 * self.pll.output // 4  # in periods of the VCO
             second = {"p_CLKOS_DIV": self.pll.output, "p_CLKOS_CPHASE": self.pll.output - 1 + delay, "p_CLKOS_ENABLE": "ENABLED"}
             second |= {"o_CLKOS": self.leading}
-        if self.pll.output % 2 == 0:
+        if self.double is not None:
             half = self.pll.output // 2
             second |= {"p_CLKOS2_DIV": half, "p_CLKOS2_CPHASE": half - 1, "p_CLKOS2_ENABLE": "ENABLED", "o_CLKOS2": self.double}
         m.submodules.pll = Instance(
@@ -183,5 +183,10 @@ class _PllClock(Elaboratable):
         if platform.default_rst is not None:
             m.submodules.reset_pin = reset = io.Buffer(io.Direction.Input, platform.request(platform.default_rst, dir="-"))
             unlocked = unlocked | reset.i
-        m.submodules.reset = ResetSynchronizer(unlocked)
+        # The last register before all that is reset may lie in the middle of the chip.
+        m.domains.locking = ClockDomain(local=True)
+        first, last = Signal(init=1), Signal(init=1)
+        m.d.locking += [first.eq(0), last.eq(first)]
+        m.d.comb += [ClockSignal("locking").eq(clock), ResetSignal().eq(last)]
+        m.submodules.reset = ResetSynchronizer(unlocked, domain="locking")
         return m

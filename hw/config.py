@@ -281,6 +281,8 @@ class CoreConfig:
                 raise ValueError(f"{name} takes an integer, not {text!r}") from None
         if "lanes" in changes:
             changes = {"array_multipliers": 0, "epilogue_lanes": 0, "row_lanes": 0} | changes
+        if "double_rate" in changes:
+            changes = {"array_multipliers": 0} | changes
         return replace(self, **changes)
 
 

@@ -138,7 +138,9 @@ class ControlRegisters(wiring.Component):
         )
 
         shown, new_error, place = Signal(Error), Signal(Error), Signal.like(self.dispatched, reset_less=True)
-        for name, source in reversed(list(zip(ERROR_SOURCES, self.errors, strict=True))):  # the last assignment wins, so the first source does
+        for name, source in reversed(
+            list(zip(ERROR_SOURCES, self.errors, strict=True))
+        ):  # the last assignment wins, so the first source does
             error_before = Signal(Error, name=f"{name}_error")
             m.d.sync += error_before.eq(Mux(self.clear, Error.NONE, source))
             with m.If(error_before != Error.NONE):

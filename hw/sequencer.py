@@ -134,7 +134,8 @@ class _Queue(wiring.Component):
 class _Dispatcher(wiring.Component):
     """Program memory, and the state machine that moves its instructions into the queues.
 
-    An instruction is read when the one before is dispatched, decoded in the cycle after, and dispatched in the next one at the earliest.
+    When an instruction is dispatched, the address of the next one is registered; that one is read in the cycle after, decoded in the
+    second one, and dispatched in the third one at the earliest.
     """
 
     def __init__(self, config: CoreConfig):
@@ -171,7 +172,8 @@ class _Dispatcher(wiring.Component):
         fetch, wait, past = Signal(), Signal(), Signal()
         end, known, queue, loads = Signal(), Signal(), Signal(isa.QUEUES), Signal()
         self._decode(m, isa.HEADER(read.data[: isa.HEADER.size]), end, known, queue, loads)
-        m.d.comb += [self.instruction.eq(read.data), read.en.eq(fetch), read.addr.eq(self._address(index))]
+        m.d.comb += self.instruction.eq(read.data)
+        m.d.sync += [read.en.eq(fetch), read.addr.eq(self._address(index))]
 
         with m.FSM() as fsm:
             m.d.comb += self.running.eq(~fsm.ongoing("IDLE"))
@@ -179,7 +181,9 @@ class _Dispatcher(wiring.Component):
                 m.d.comb += fetch.eq(self.start)
                 m.d.sync += index.eq(0)
                 with m.If(self.start):
-                    m.next = "DECODE"
+                    m.next = "READ"
+            with m.State("READ"):
+                m.next = "DECODE"
             with m.State("DECODE"):
                 m.next = "DISPATCH"
             with m.State("DISPATCH"), m.If(~self.halt):
@@ -191,7 +195,7 @@ class _Dispatcher(wiring.Component):
                     m.next = "IDLE"
                 with m.Elif(~(queue & self.full).any()):
                     m.d.comb += [self.push.eq(queue), fetch.eq(~wait)]
-                    m.next = "DECODE"
+                    m.next = "READ"
                     with m.If(past):
                         m.next = "PAST"
                     with m.Elif(wait):
@@ -199,7 +203,7 @@ class _Dispatcher(wiring.Component):
             with m.State("WAIT"):
                 m.d.comb += fetch.eq(~wait)
                 with m.If(~wait):
-                    m.next = "DECODE"
+                    m.next = "READ"
             with m.State("PAST"):
                 m.d.comb += self.error.eq(isa.Error.PROGRAM)
                 m.next = "IDLE"
@@ -217,8 +221,8 @@ class _Dispatcher(wiring.Component):
         return m
 
     def _write(self, m: Module, memory, port) -> None:
-        """Write what comes at a port: words of the host while no program runs, those of LOADs while one does."""
-        m.d.comb += [
+        """Write what comes at a port, a cycle later: words of the host while no program runs, those of LOADs while one does."""
+        m.d.sync += [
             memory.addr.eq(port.index),
             memory.data.eq(port.data.replicate(isa.INSTRUCTION_WORDS)),
             memory.en.eq(port.enable << port.word),
@@ -331,12 +335,12 @@ class Sequencer(wiring.Component):
         Last instruction that the dispatcher put into a queue, or the one with the error.
     """
 
-    DISPATCH_CYCLES = 2
+    DISPATCH_CYCLES = 3
     QUEUE_LATENCY = 4
     START_CYCLES = 2
     TOKEN_LATENCY = 2
     FINISH_LATENCY = 1
-    LOADED_CYCLES = 3
+    LOADED_CYCLES = 4
     IN_FLIGHT = 8
     TOKEN_BITS = 6
 

@@ -38,7 +38,7 @@ class RowTiming:
         full = len(self.dones) == self.dones.maxlen
         idle = self.dones[-1]
         start = max(cycle, self.ready, idle if kind != self.kind else self.dones[0] if full else 0)
-        start = max(start, cycle + 1)  # it is checked first
+        start = max(start, cycle + 1) + 1  # it is checked first, and readiness is a register
         unit = RowEngine.unit(opcode)
         place = start + 1 + INPUT_LATENCY  # of the first word
         for stage, cycles in enumerate(unit.stages(self.config, row)):

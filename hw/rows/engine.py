@@ -35,10 +35,10 @@ class RowEngine(wiring.Component):
     """Reads the rows of an instruction from the scratchpad and writes log-softmax codes or normalised rows back.
 
     A word is read in ``config.row_parts`` parts, one a cycle, lowest lanes first; its result is written with its last part.
-    An instruction is checked in the first cycle in which it is offered, and accepted in a later one: in the cycle after the last read of
-    the one before it, if it uses the same unit, packs its output alike and, for NORM, has the same settings
-    (:data:`.rsqrt.NORM_SETTINGS`), and if fewer than ``Sequencer.IN_FLIGHT`` are in progress; otherwise in the cycle of the ``done`` that
-    this waits for. So one cycle is lost between instructions of a kind, not the unit's latency, and all end in order.
+    An instruction is checked in the first cycle in which it is offered, and accepted in the third one or later: two cycles after the last
+    read of the one before it, if it uses the same unit, packs its output alike and, for NORM, has the same settings
+    (:data:`.rsqrt.NORM_SETTINGS`), and if fewer than ``Sequencer.IN_FLIGHT`` are in progress; otherwise in the cycle after the ``done``
+    that this waits for. So two cycles are lost between instructions of a kind, not the unit's latency, and all end in order.
     Of a SOFTMAX, lanes from ``columns`` on count nowhere and get code 15, or the last entry of the code table.
     With ``config.narrow`` output may be packed (:class:`.packer.RowPacker`): a row is then ``ceil(words / 2**output_packing)`` words.
     Refused, without any access: an opcode of another queue; no rows, words, columns or channels; more words than a row may have, more
@@ -191,8 +191,9 @@ class RowEngine(wiring.Component):
         for condition, error in reversed(self._refusals()):
             with m.If(condition):
                 m.d.sync += refused.eq(error)
+        able = free & waits & ((flying == 0) | (fits & (flying != Sequencer.IN_FLIGHT)))
+        m.d.sync += self.instruction.ready.eq(able & ~self.start)
         m.d.comb += [
-            self.instruction.ready.eq(free & waits & ((flying == 0) | (fits & (flying != Sequencer.IN_FLIGHT)))),
             self.start.eq(self.instruction.valid & self.instruction.ready),
             self.error.eq(Mux(self.start, refused, Error.NONE)),
             accepted.eq(self.start & (refused == Error.NONE)),
