@@ -22,7 +22,7 @@ _EPILOGUE_LANE = ("high", "low", "term")
 def floorplan(config: CoreConfig, device: Device) -> str:
     """Yosys commands that give each multiplier its place, after synthesis; "" where the device's places are not known, or are too few."""
     places = dict(multiplier_places(config, device))
-    return "\n".join(f'setattr -set BEL "\\"{place}\\"" c:*.{cell} t:MULT18X18D %i' for cell, place in places.items())
+    return "\n".join(f'setattr -set BEL "{place}" c:*.{cell} t:MULT18X18D %i' for cell, place in places.items())
 
 
 def multiplier_places(config: CoreConfig, device: Device) -> Iterator[tuple[str, str]]:

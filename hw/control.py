@@ -59,8 +59,8 @@ class ControlRegisters(wiring.Component):
     MEMORY_BASE and INTERRUPT stay. Bit 1 goes before bit 0.
 
     The first error ends the run: ``ERROR_LATENCY`` cycles later ``halt`` is high, up to and including the cycle of ``clear``. CYCLES is the
-    number of cycles from ``start`` to ``finished``, or to ``ERROR_LATENCY - 1`` cycles after the error. The program memory is not written while the program
-    runs.
+    number of cycles from ``start`` to ``finished``, or to ``ERROR_LATENCY - 1`` cycles after the error. The program memory is not written
+    while the program runs.
 
     Parameters
     ----------

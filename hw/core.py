@@ -1,5 +1,7 @@
 """The core: control registers, sequencer, engines and scratchpad."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -119,7 +121,7 @@ class Core(wiring.Component):
             self._trace(m, registers, engines, array, rows)
         return m
 
-    def _with_reset(self, m: Module, clearing: Value, name: str, unit: wiring.Component) -> Elaboratable:
+    def _with_reset(self, m: Module, clearing: Value, name: str, unit: wiring.Component) -> Any:
         """``unit`` in a domain with a register for its reset: one reset for all would have to cross the chip to a thousand flip-flops."""
         if self.config.serial:
             return ResetInserter(delay(m, clearing, 1, name=f"reset_{name}", reset_less=False))(unit)

@@ -19,7 +19,7 @@ __all__ = ["PARTS", "READERS", "READ_LATENCY", "WRITERS", "ReadPort", "Scratchpa
 READERS = ("moving", "stationary", "residual", "rows", "store")
 WRITERS = ("load", "epilogue", "rows")
 #: A read enabled in cycle t has its data in cycle t + READ_LATENCY, and only there.
-READ_LATENCY = 7
+READ_LATENCY = 8
 #: Parts of a word that can be written alone in a core with a narrow mode.
 PARTS = 8
 
@@ -89,10 +89,11 @@ def scratchpad_members(config: CoreConfig) -> dict[str, Member]:
 class Scratchpad(wiring.Component):
     """Banks of L-byte words, the high bits of a word address being the bank.
 
-    A request is registered, registered again while its bank is found, routed to the bank and registered there; the bank is read into a
+    A request is registered, registered again while its bank is found and a third time on its way, and at the bank; this is read into a
     register, and the bank's word is selected in two steps with a register each: no cycle has more than one of logic, block RAM and the way
-    across the chip. Each bank does one read and one write a cycle. A write enabled in cycle t is seen by reads enabled in cycle t + 1 and later; a read of the same address in the same cycle t
-    has an undefined result: programs order such accesses by tokens. So banks need no collision logic.
+    across the chip. Each bank does one read and one write a cycle. A write enabled in cycle t is seen by reads enabled in cycle t + 1 and
+    later; a read of the same address in the same cycle t has an undefined result: programs order such accesses by tokens. So banks need no
+    collision logic.
 
     Latency: ``latency`` cycles from ``enable`` to ``data``, ``WRITE_LATENCY`` from ``enable`` to the bank's write.
     Throughput: a word per client and cycle while clients of a kind use different banks.
@@ -118,8 +119,8 @@ class Scratchpad(wiring.Component):
     """
 
     latency = READ_LATENCY
-    ERROR_LATENCY = 3
-    WRITE_LATENCY = 3
+    ERROR_LATENCY = 4
+    WRITE_LATENCY = 4
 
     def __init__(self, config: CoreConfig):
         self.config = config
@@ -132,11 +133,11 @@ class Scratchpad(wiring.Component):
             [self._requested(m, f"{kind}_{client}", port) for client, port in enumerate(ports)]
             for kind, ports in (("read", self.reads), ("write", self.writes))
         )
-        parts = delay(m, self.parts, 2, name="parts") if config.narrow else Const(-1)
+        parts = delay(m, self.parts, 3, name="parts") if config.narrow else Const(-1)
         words, conflicts = zip(*(self._bank(m, index, reads, writes, parts) for index in range(config.banks)), strict=True)
 
         for client, (port, request) in enumerate(zip(self.reads, reads, strict=True)):
-            bank = delay(m, request.address[ceil_log2(config.bank_words) : config.address_bits], READ_LATENCY - 4, name=f"bank_{client}")
+            bank = delay(m, request.address[ceil_log2(config.bank_words) : config.address_bits], READ_LATENCY - 5, name=f"bank_{client}")
             pairs = [Mux(bank[0], odd.as_value(), even.as_value()) for even, odd in zip(words[::2], words[1::2], strict=True)]
             pairs = [delay(m, pair, 1, name=f"pair_{client}_{index}") for index, pair in enumerate(pairs)]
             word = Array(pairs)[delay(m, bank[1:], 1, name=f"bank_{client}_late")] if len(pairs) > 1 else pairs[0]
@@ -147,7 +148,7 @@ class Scratchpad(wiring.Component):
         return m
 
     def _requested(self, m: Module, name: str, port: Any) -> SimpleNamespace:
-        """``address`` and a writer's ``data`` of a port, two cycles later; with them ``banks``, the bank that is meant as a bit, or none,
+        """``address`` and a writer's ``data`` of a port, three cycles later; with them ``banks``, the bank that is meant as a bit, or none,
         and ``outside``, that the address is none of the scratchpad.
         """
         config = self.config
@@ -155,12 +156,12 @@ class Scratchpad(wiring.Component):
         address = delay(m, port.address, 1, name=f"{name}_address")
         bank, outside = address[ceil_log2(config.bank_words) : config.address_bits], address[config.address_bits :].any()
         request = SimpleNamespace(
-            address=delay(m, address, 1, name=f"{name}_address_late"),
-            banks=delay(m, Mux(enable & ~outside, 1 << bank, 0)[: config.banks], 1, name=f"{name}_banks", reset_less=False),
-            outside=delay(m, enable & outside, 1, name=f"{name}_outside", reset_less=False),
+            address=delay(m, address, 2, name=f"{name}_address_late"),
+            banks=delay(m, Mux(enable & ~outside, 1 << bank, 0)[: config.banks], 2, name=f"{name}_banks", reset_less=False),
+            outside=delay(m, enable & outside, 2, name=f"{name}_outside", reset_less=False),
         )
         if isinstance(port.signature, WritePort):
-            request.data = delay(m, port.data, 2, name=f"{name}_data")
+            request.data = delay(m, port.data, 3, name=f"{name}_data")
         return request
 
     def _bank(self, m: Module, index: int, reads: list[Any], writes: list[Any], parts: Value) -> tuple[Any, Value]:

@@ -29,9 +29,9 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     """Verilog of ``component`` as module ``name``.
 
     Ports are the flattened signature (``i__payload``, structs as one vector, field 0 in the least significant bits) and ``clk``, ``rst``.
-    A component with :class:`.array.double_product.DoubleProduct` has the port ``double_clk``, too.
-    The modules of :class:`.ram.Ram`, :class:`.array.lut_product.LutProduct`, ``DoubleProduct`` and
-    :class:`.serial.scratchpad.SinglePortRam` are included where they are used. The text depends on the component alone: no source locations, and always the Yosys that is bundled with Amaranth.
+    A component with :class:`.array.double_product.DoubleProduct` has the port ``double_clk``, too. The modules of :class:`.ram.Ram`,
+    :class:`.array.lut_product.LutProduct`, ``DoubleProduct`` and :class:`.serial.scratchpad.SinglePortRam` are included where they are
+    used. The text depends on the component alone: no source locations, and always the Yosys that is bundled with Amaranth.
     """
     os.environ["AMARANTH_USE_YOSYS"] = "builtin"
     text = verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True, missing_domain=_domain)

@@ -6,6 +6,7 @@ import pytest
 
 from vitloom.boards.devices import DEVICES
 from vitloom.boards.floorplan import floorplan, multiplier_places
+from vitloom.boards.out_of_context import HIDE_ELEMENTS
 from vitloom.hw.config import CoreConfig
 from vitloom.hw.core import Core
 from vitloom.hw.verilog import to_verilog
@@ -50,7 +51,7 @@ def test_the_names_are_those_of_the_netlist(fields, tmp_path):
         lanes=4, scratchpad_bytes=4096, banks=4, map_rows=0, constant_channels=64, norm_channels=64, program_depth=16, **fields
     )
     (tmp_path / "core.v").write_text(to_verilog(Core(config), "core"))
-    script = ["read_verilog -D VITLOOM_ECP5 core.v", "rename -hide w:*\\[*", "synth_ecp5 -no-rw-check -run begin:map_luts -top core", "autoname"]
+    script = ["read_verilog -D VITLOOM_ECP5 core.v", HIDE_ELEMENTS, "synth_ecp5 -no-rw-check -run begin:map_luts -top core", "autoname"]
     script += [floorplan(config, DEVICE), "select -assert-count 0 t:MULT18X18D a:BEL %d"]
     script += [f"select -assert-count {len(dict(multiplier_places(config, DEVICE)))} a:BEL"]
     (tmp_path / "run.ys").write_text("\n".join(script))

@@ -221,7 +221,7 @@ async def the_first_error_stops_the_core_until_it_is_cleared(dut):
         Error.MEMORY_READ.value,
         (12 - Sequencer.DISPATCH_CYCLES - 1) // Sequencer.DISPATCH_CYCLES,
     ]
-    assert await host.read(Register.CYCLES_LOW) == 13
+    assert await host.read(Register.CYCLES_LOW) == 12 + ControlRegisters.ERROR_LATENCY - 1
     assert len(host.taken) == taken < 12
     await host.write(Register.CONTROL, START)
     await ClockCycles(dut.clk, 30)

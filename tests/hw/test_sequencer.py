@@ -323,9 +323,9 @@ def test_the_model_follows_the_published_rule():
     ]
     engines = [FakeEngine(2, np.ones(8, int), np.full(8, 10)) for _ in Queue]
     timings, finished = simulate_queues(program, engines, queue_depth=2, start=100)
-    assert [astuple(timing) for timing in timings] == [(102, 119, 129), (104, 107, 117), (106, 131, 131), (108, 133, 143)]
-    assert timings[1] == Timing(dispatch=104, start=107, done=117)
-    assert finished == 144
+    assert [astuple(timing) for timing in timings] == [(103, 122, 132), (106, 110, 120), (109, 134, 134), (112, 136, 146)]
+    assert timings[1] == Timing(dispatch=106, start=110, done=120)
+    assert finished == 147
 
 
 def test_the_model_refuses_programs_that_never_end():
