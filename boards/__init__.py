@@ -15,7 +15,7 @@ from .frames import BAUD
 from .gowin import TangPrimer20kDock
 from .sdram import SdramChip
 
-__all__ = ["BOARDS", "Board", "BoardSdram", "BoardSpram", "Pll", "board"]
+__all__ = ["BOARDS", "Board", "BoardSdram", "BoardSpram", "Pll", "board", "board_of"]
 
 _ECP5_TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
 _ICE40_TOOLS = ("yosys", "nextpnr-ice40", "icepack")
@@ -69,6 +69,8 @@ class Board:
         Resource and number of the start button.
     connector_resources : str
         Attribute of ``platform`` with more resources, for what is soldered to a connector.
+    presets : tuple of str
+        Presets for it, beside the one of its name.
     pll : Pll or None
         Makes the core's clock from the board's. None: they are the same.
     sdram : BoardSdram or None
@@ -91,6 +93,7 @@ class Board:
     error: tuple[str, int, str] | None
     button: tuple[str, int] | None
     connector_resources: str = ""
+    presets: tuple[str, ...] = ()
     pll: Pll | None = None
     sdram: BoardSdram | None = None
     spram: BoardSpram | None = None
@@ -114,6 +117,7 @@ BOARDS: dict[str, Board] = {
             error=("led", 7, ""),
             button=("button_fire", 0),
             sdram=BoardSdram(chip=SdramChip(), pll=Pll(input=5, feedback=16, output=8), clock_hz=80e6, baud=BAUD),
+            presets=("ulx3s-85f-l16",),
             tools=_ECP5_TOOLS,
             programmer="openFPGALoader",
         ),
@@ -128,6 +132,7 @@ BOARDS: dict[str, Board] = {
             error=("rgb_led", 2, "r"),
             button=None,  # the reset button runs it again
             pll=Pll(input=2, feedback=1, output=12),
+            presets=("ulx3s-85f-l16",),
             tools=_ECP5_TOOLS,
             programmer="openFPGALoader",
         ),
@@ -177,6 +182,11 @@ BOARDS: dict[str, Board] = {
         ),
     )
 }
+
+
+def board_of(preset: str) -> Board | None:
+    """The board that a preset is for."""
+    return next((entry for entry in BOARDS.values() if preset == entry.name or preset in entry.presets), None)
 
 
 def board(name: str) -> Board:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["critical_path", "module_of"]
+__all__ = ["core_clock", "critical_path", "module_of"]
 
 
 def module_of(cell: str, modules: Collection[str]) -> str:
@@ -17,8 +17,34 @@ def module_of(cell: str, modules: Collection[str]) -> str:
     return next((path for end in range(len(parts), 0, -1) if (path := ".".join(parts[:end])) in modules), "")
 
 
+def _between_clocks(report: Mapping[str, Any]) -> list[tuple[float, Any]]:
+    """Each path that begins and ends at clocks, and its delay in parts of the time that it has: a cycle of the faster of both clocks.
+
+    Clocks whose constraint is not known count as equally fast.
+    """
+    wanted = {name: clock["constraint"] for name, clock in report.get("fmax", {}).items()}
+    found = []
+    for entry in report["critical_paths"]:
+        ends = [entry[end].removeprefix("posedge ") for end in ("from", "to")]
+        if all(entry[end].startswith("posedge ") for end in ("from", "to")):
+            rate = max(wanted.get(end, 1.0) for end in ends)
+            found.append((sum(step["delay"] for step in entry["path"]) * rate, entry))
+    return found
+
+
+def core_clock(report: Mapping[str, Any]) -> float:
+    """MHz that the slowest clock can have while the others keep their ratio to it, paths from one to another included."""
+    wanted, slowest = [clock["constraint"] for clock in report["fmax"].values()], 0.0
+    for clock in report["fmax"].values():
+        slowest = max(slowest, clock["constraint"] / clock["achieved"])
+    for share, entry in _between_clocks(report):
+        if entry["from"] != entry["to"]:
+            slowest = max(slowest, share / 1e3)
+    return min(wanted) / slowest
+
+
 def critical_path(report: Mapping[str, Any], modules: Collection[str]) -> dict[str, Any]:
-    """The slowest path from clock to clock.
+    """The slowest path from clock to clock, in parts of the time that it has.
 
     Returns
     -------
@@ -27,10 +53,10 @@ def critical_path(report: Mapping[str, Any], modules: Collection[str]) -> dict[s
         each module, in the order of the path, wires counting for what drives them; ``steps``: ``ns``, ``type``, ``from``, ``to`` of each
         step. Empty when no path goes from clock to clock.
     """
-    found = [entry for entry in report["critical_paths"] if entry["from"] == entry["to"] and entry["from"].startswith("posedge")]
-    if not found:
+    between = _between_clocks(report)
+    if not between:
         return {}
-    path = max(found, key=lambda entry: sum(step["delay"] for step in entry["path"]))["path"]
+    path = max(between, key=lambda entry: entry[0])[1]["path"]
     totals: dict[str, float] = {}
     cells: dict[str, set[str]] = {}
     for step in path:

@@ -11,8 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from amaranth.build.run import BuildPlan
-
 from ..compiler.compile import compile_network
 from ..compiler.program import Program
 from ..hw import isa, isa_docs, register_map
@@ -25,12 +23,10 @@ from ..model.golden import patches
 from ..model.networks import integer_network, samples
 from . import Board, fusesoc
 from . import board as find_board
-from .demo import Demo
-from .floorplan import floorplan
 from .host_readme import host_readme
 from .jobs import Job, network_job, self_test_job
-from .out_of_context import HIDE_ELEMENTS
-from .top import BoardTop, HostTop
+from .project import board_plan
+from .top import HostTop
 
 __all__ = ["elaborate"]
 
@@ -99,7 +95,7 @@ def elaborate(
         if target is not None and uart:
             (folder / "README.md").write_text(host_readme(target, config, preset))
         if target is not None:
-            _plan(config, target, job).extract(str(folder / "board"))
+            board_plan(config, target, job).extract(str(folder / "board"))
         _write_json(folder / "configuration.json", _describe(config, preset, bus, target, job))
     return sorted(path for path in output.rglob("*") if path.is_file())
 
@@ -122,15 +118,6 @@ def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
         ram = f"{target.device.memory_bytes} ({target.device.memory_kind})"
         raise ValueError(f"the core and {job.name} take at least {need} bytes of RAM; {target.name} has {ram}")
     return job
-
-
-def _plan(config: CoreConfig, target: Board, job: Job | None) -> BuildPlan:
-    """The project of amaranth-boards: the top as RTLIL and Verilog, constraints, and the scripts that call the tools."""
-    top = HostTop(target, config) if job is None else BoardTop(target, Demo(config, job))
-    options = {"synth_opts": target.device.family.options}
-    if "yosys" in target.tools:
-        options |= {"script_after_read": HIDE_ELEMENTS, "script_after_synth": floorplan(config, target.device)}
-    return target.platform().prepare(top, "top", debug_verilog=True, emit_src=False, **options)
 
 
 def _write_program(folder: Path, program: Program) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,23 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..hw.verilog import to_verilog
-from .critical_path import critical_path
+from .critical_path import core_clock, critical_path
 from .devices import DEFAULT_DEVICE, DEVICES, Device
 from .tools import find_tool, run_tool
 
-__all__ = ["CELLS", "EXTRA", "HIDE_ELEMENTS", "SYNTHESIS", "TARGET_MHZ", "OutOfContext", "place_and_route", "route", "synthesize"]
+__all__ = [
+    "CELLS",
+    "EXTRA",
+    "HIDE_ELEMENTS",
+    "SYNTHESIS",
+    "TARGET_MHZ",
+    "OutOfContext",
+    "cells_in",
+    "place_and_route",
+    "route",
+    "summary",
+    "synthesize",
+]
 
 #: Cells that are counted, by the name under which they are reported.
 CELLS = tuple(kind.label for kind in DEVICES[DEFAULT_DEVICE].family.kinds if kind.name != "LUT sites")
@@ -119,9 +131,14 @@ def synthesize(
     script = _SCRIPT.format(options=f"{family.options} {family.inner}", **names)
     (work / "synthesize.ys").write_text(script)
     run_tool([tool, "-q", "-l", "yosys.log", "synthesize.ys"], work, work / "yosys.log")
-    text = (work / "stat.json").read_text()
-    uses = device.uses(json.loads(text[text.index("{") :])["modules"][f"\\{_UNIT}"]["num_cells_by_type"])
+    uses = device.uses(cells_in(work / "stat.json", _UNIT))
     return {**{use.kind.label: use.used for use in uses}, "uses": uses, "directory": str(work)}
+
+
+def cells_in(statistics: Path, module: str) -> dict[str, int]:
+    """Cells of each type in a module, from what Yosys' ``stat -json`` wrote."""
+    text = statistics.read_text()
+    return json.loads(text[text.index("{") :])["modules"][f"\\{module}"]["num_cells_by_type"]
 
 
 def place_and_route(
@@ -150,12 +167,18 @@ def route(work: Path, device: Device, seeds: Sequence[int], target_mhz: float = 
     tool = find_tool(device.family.router, EXTRA)
     names = re.findall(r"^module (\S+)", (work / "harness.v").read_text(), re.M)
     modules = {name.removeprefix("\\harness.").split("$")[0] for name in names}
-    reports: dict[int, dict[str, Any]] = {}
+    reports: dict[int, Path] = {}
     for seed in seeds:
         report, log = f"report-{seed}.json", f"nextpnr-{seed}.log"
         options = ["--json", "harness.json", "--seed", str(seed), "--freq", f"{target_mhz:g}", "--timing-allow-fail", "--report", report]
         run_tool([tool, *device.options, *device.family.unconstrained, *options, "--log", log], work, work / log)
-        reports[seed] = json.loads((work / report).read_text())
-    clocks = {seed: min(clock["achieved"] for clock in report["fmax"].values()) for seed, report in reports.items()}
+        reports[seed] = work / report
+    return summary(reports, modules)
+
+
+def summary(reports: Mapping[int, Path], modules: Collection[str]) -> dict[str, Any]:
+    """``fmax``, ``seeds`` and ``critical_path`` from nextpnr's report of each seed."""
+    read = {seed: json.loads(report.read_text()) for seed, report in reports.items()}
+    clocks = {seed: core_clock(report) for seed, report in read.items()}
     slowest = min(clocks, key=lambda seed: clocks[seed])
-    return {"fmax": clocks[slowest], "seeds": clocks, "critical_path": critical_path(reports[slowest], modules)}
+    return {"fmax": clocks[slowest], "seeds": clocks, "critical_path": critical_path(read[slowest], modules)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ from ..hw.rows.layer_norm import LayerNorm
 from ..hw.rows.log_softmax import LogSoftmax
 from ..hw.scratchpad import Scratchpad
 from ..hw.sequencer import Sequencer
-from . import BOARDS
+from . import BOARDS, Board, board_of
 from .asic import check_installed, map_to_cells
+from .board_design import route_board, synthesize_board
 from .devices import DEFAULT_DEVICE, DEVICES, Device, Use
 from .devices import device as find_device
 from .liberty import read_library
 from .out_of_context import CELLS, EXTRA, SYNTHESIS, TARGET_MHZ, route, synthesize
+from .sdram import BUS_BYTES
 from .tools import find_tool
+from .top import HostTop
 
-__all__ = ["UNITS", "synth", "synth_cells", "table", "units"]
+__all__ = ["BOARD", "UNITS", "synth", "synth_cells", "table", "units", "whole"]
 
 #: What can be synthesised alone.
 UNITS: dict[str, Callable[[CoreConfig], wiring.Component]] = {
@@ -40,8 +44,10 @@ UNITS: dict[str, Callable[[CoreConfig], wiring.Component]] = {
     "sequencer": Sequencer,
     "core": Core,
 }
+#: The whole design of the preset's board around a core for a host.
+BOARD = "board"
 #: Units that do all MACs of a core.
-_MULTIPLYING = ("mac_array", "core")
+_MULTIPLYING = ("mac_array", "core", BOARD)
 #: Levels of modules of the core that are mapped to standard cells apart: its engines, and what they consist of.
 _CORE_DEPTH = 2
 
@@ -49,6 +55,12 @@ _CORE_DEPTH = 2
 def units(config: CoreConfig) -> list[str]:
     """What can be synthesised of a core."""
     return ["core"] if config.serial else list(UNITS)
+
+
+def whole(preset: str) -> str:
+    """What stands for all of a preset: its board's design where a host can use one, else the core."""
+    board = board_of(preset)
+    return BOARD if board is not None and (board.sdram or board.spram) else "core"
 
 
 def synth(
@@ -64,7 +76,8 @@ def synth(
 ) -> dict[str, Any]:
     """Synthesise ``unit`` for an FPGA, and with ``pnr`` place and route it once for each of ``seeds`` if it fits.
 
-    ``device`` is a name in :data:`.devices.DEVICES`; by default that of the board of the preset's name, or :data:`.devices.DEFAULT_DEVICE`.
+    Unit :data:`BOARD` is placed for the clock of the board, the others for ``target_mhz``. ``device`` is a name in
+    :data:`.devices.DEVICES`; by default that of the preset's board, or :data:`.devices.DEFAULT_DEVICE`.
 
     Returns
     -------
@@ -75,16 +88,27 @@ def synth(
         ``critical_path`` (of the slowest seed, :func:`.critical_path.critical_path`), and ``rates`` at that clock: by mode ``gmacs`` a
         second, ``gmacs_per_multiplier`` (None without multipliers) and ``gmacs_per_klut``, carry cells and LUT RAM counted as LUTs.
     """
-    _check(config, unit)
-    target = find_device(device) if device is not None else BOARDS[preset].device if preset in BOARDS else DEVICES[DEFAULT_DEVICE]
+    board = board_of(preset)
+    target = find_device(device) if device is not None else DEVICES[DEFAULT_DEVICE] if board is None else board.device
+    if unit == BOARD:
+        board = _check_board(preset, board, device)
+        config = _for_host(config, board)
+        make = partial(synthesize_board, config, board, directory=directory)
+        place = partial(route_board, board=board, seeds=seeds)
+    else:
+        _check(config, unit)
+
+        def make(name: str) -> dict[str, Any]:
+            return synthesize(UNITS[unit](config), name, device=target, directory=directory)
+
+        place = partial(route, device=target, seeds=seeds, target_mhz=target_mhz)
     if pnr and not seeds:
         raise ValueError("place and route takes at least one seed")
     if pnr and not target.family.router:
         raise ValueError(f"there is no free place and route for {target.name}; 'vitloom elaborate --board B' writes its vendor's project")
     for tool in (SYNTHESIS, *([target.family.router] if pnr else [])):
         find_tool(tool, EXTRA)
-    name = f"{_name(config, preset, unit)}-{target.name}"
-    found = synthesize(UNITS[unit](config), name, device=target, directory=directory)
+    found = make(f"{_name(config, preset, unit)}-{target.name}")
     uses: list[Use] = found["uses"]
     result: dict[str, Any] = {
         "unit": unit,
@@ -103,7 +127,7 @@ def synth(
     if unit in _MULTIPLYING:
         result["macs_per_cycle"] = _macs(config)
     if pnr and not result["does_not_fit"]:
-        result |= route(Path(found["directory"]), target, seeds, target_mhz)
+        result |= place(Path(found["directory"]))
         result |= {"rates": _rates(config, uses, result["fmax"])} if unit in _MULTIPLYING else {}
     return result
 
@@ -147,6 +171,22 @@ def table(results: Iterable[dict[str, Any]]) -> str:
         clock = f"{entry['fmax']:.0f}" if "fmax" in entry else ""
         rows.append([entry["unit"], str(entry["lanes"]), *(str(entry["cells"][cell]) for cell in CELLS), clock])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _check_board(preset: str, board: Board | None, device: str | None) -> Board:
+    if board is None:
+        raise ValueError(f"{preset} is no board's preset; there are {', '.join(BOARDS)}")
+    if device is not None:
+        raise ValueError(f"{board.name} has its own device, {board.device.name}")
+    return board
+
+
+def _for_host(config: CoreConfig, board: Board) -> CoreConfig:
+    """The core that the board's design has, with a memory port as wide as the SDRAM's bus."""
+    if board.sdram is not None and config.port_bytes != BUS_BYTES:
+        config = replace(config, memory_bytes_per_cycle=BUS_BYTES)
+    HostTop.check(board, config)
+    return config
 
 
 def _check(config: CoreConfig, unit: str) -> None:

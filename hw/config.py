@@ -304,6 +304,20 @@ PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes
     # Swin's heads of 32 are one k tile: only a whole row a cycle keeps up with them (Swin-T 92.7 % of the array, with half a row 91.0 %).
     "l32": CoreConfig(lanes=32, epilogue_lanes=32),
     "ulx3s-85f": _LFE5U_85F,
+    # The largest array that an LFE5U-85F has multipliers for, and the scratchpad that DeiT-Tiny needs.
+    "ulx3s-85f-l16": CoreConfig(
+        lanes=16,
+        array_multipliers=123,
+        double_rate=True,
+        row_lanes=4,
+        scratchpad_bytes=256 << 10,
+        constant_channels=1024,
+        norm_channels=256,
+        map_rows=0,
+        program_depth=512,
+        program_stream=True,
+        memory_bytes_per_cycle=2,
+    ),
     "ecpix5-85f": _LFE5U_85F,
     # Scratchpad and external memory have two of the four single-port RAMs of an iCE40UP5K each.
     "icebreaker": CoreConfig(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..boards.devices import DEFAULT_DEVICE, DEVICES
-from ..boards.synth import UNITS, synth, synth_cells, units
+from ..boards.synth import BOARD, UNITS, synth, synth_cells, units, whole
 from ..hw.config import CoreConfig
 from .report_text import write_json
 from .synth_text import print_cells, print_synthesis
@@ -20,8 +20,9 @@ _ALL = "all"
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """The options that only this command has."""
-    units = f"one of {', '.join(UNITS)} (default core); all: each of them"
-    command.add_argument("--unit", metavar="U", default="core", choices=(*UNITS, _ALL), help=units)
+    units = f"one of {', '.join(UNITS)}; {BOARD}: all of a board around a core for a host; {_ALL}: each unit"
+    otherwise = f"(default {BOARD} for a preset of a board with memory for a host, else core)"
+    command.add_argument("--unit", metavar="U", choices=(*UNITS, BOARD, _ALL), help=f"{units} {otherwise}")
     devices = f"one of {', '.join(DEVICES)} (default: that of the preset's board, else {DEFAULT_DEVICE})"
     command.add_argument("--device", metavar="D", help=devices)
     command.add_argument("--pnr", action="store_true", help="place and route, too")
@@ -34,7 +35,10 @@ def run_synth(given: argparse.Namespace, config: CoreConfig, progress: Callable[
     """Synthesise, and print or write the results. Raises ``ValueError`` when place and route was asked for and a unit does not fit."""
     _check(given)
     results, problems = [], []
-    for unit in units(config) if given.unit == _ALL else [given.unit]:
+    wanted = given.unit or (whole(given.preset) if given.liberty is None and given.device is None else "core")
+    if wanted == BOARD and given.clock is not None:
+        raise ValueError(f"--clock is not for unit {BOARD}, whose clock the board's constraints tell")
+    for unit in units(config) if wanted == _ALL else [wanted]:
         progress(f"synthesising {unit}, minutes for a large one")
         if given.liberty is not None:
             result = synth_cells(config, preset=given.preset, unit=unit, liberty=given.liberty, clock_mhz=given.clock)

@@ -20,7 +20,7 @@ def cells(monkeypatch, tmp_path):
         found = {"directory": str(tmp_path)}
         monkeypatch.setattr(synthesis, "UNITS", dict.fromkeys(synthesis.UNITS, lambda config: None))
         monkeypatch.setattr(synthesis, "synthesize", lambda component, name, device, directory: found | {"uses": device.uses(counts)})
-        monkeypatch.setattr(synthesis, "route", lambda *arguments: pytest.fail("placed and routed"))
+        monkeypatch.setattr(synthesis, "route", lambda *arguments, **options: pytest.fail("placed and routed"))
 
     return cells
 
@@ -37,7 +37,7 @@ def test_a_unit_that_does_not_fit_is_told_so_before_place_and_route(cells):
 
 def test_rates_follow_from_clock_and_cells(cells, monkeypatch):
     cells(LUT4=1000, CCU2C=500, MULT18X18D=8)
-    monkeypatch.setattr(synthesis, "route", lambda *arguments: {"fmax": 100.0, "seeds": {1: 100.0}, "critical_path": {}})
+    monkeypatch.setattr(synthesis, "route", lambda *arguments, **options: {"fmax": 100.0, "seeds": {1: 100.0}, "critical_path": {}})
     config = CoreConfig(lanes=8, modes=("int8", "binary"))
     result = synth(config, preset="l8", unit="mac_array", pnr=True)
     assert result["macs_per_cycle"] == {"int8": 64, "binary": 512}

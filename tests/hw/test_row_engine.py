@@ -282,7 +282,7 @@ async def instructions_of_a_unit_overlap(dut, idle):
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
-async def short_instructions_follow_with_a_cycle_between(dut):
+async def short_instructions_follow_two_cycles_later(dut):
     bench = Bench(dut, np.random.default_rng(cocotb.RANDOM_SEED))
     await bench.begin()
     norm = {**placed(10, 3), "channels": 3 * LANES, "log2_channels": 3, "epsilon": 1}
@@ -296,7 +296,7 @@ async def short_instructions_follow_with_a_cycle_between(dut):
             await bench.issue(opcode, **fields)
         await bench.idle(cycles)
         starts, dones = ([cycle for cycle, name in bench.events if name == event] for event in ("start", "done"))
-        assert np.diff(starts).tolist() == np.diff(dones).tolist() == [words + 1] * 4
+        assert np.diff(starts).tolist() == np.diff(dones).tolist() == [words + 2] * 4
         assert dones[0] - starts[0] == cycles
     assert not bench.errors
 
@@ -316,7 +316,7 @@ async def another_unit_or_packing_waits_for_done(dut):
         await bench.issue(opcode, **fields)
     await bench.idle(200)
     starts, dones = ([cycle for cycle, name in bench.events if name == event] for event in ("start", "done"))
-    assert starts[1:] == dones[:-1] and len(dones) == len(jobs)
+    assert starts[1:] == [done + 1 for done in dones[:-1]] and len(dones) == len(jobs)
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
