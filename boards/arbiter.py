@@ -2,7 +2,7 @@
 
 from amaranth import *
 from amaranth.lib import wiring
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from ..hw.memory_port import MemoryPort
@@ -37,7 +37,7 @@ class MemoryArbiter(wiring.Component):
         m = Module()
         memory, clients = self.memory, self.clients
         m.submodules.reads = reads = SyncFIFO(width=len(memory.read_request.payload.beats) + 1, depth=_BURSTS)
-        m.submodules.writes = writes = SyncFIFO(width=1, depth=_BURSTS)
+        m.submodules.writes = writes = SyncFIFOBuffered(width=1, depth=_BURSTS)
         m.submodules.responses = responses = SyncFIFO(width=1, depth=_BURSTS)
 
         reader = self._grant(m, "read_request", reads.w_rdy)

@@ -10,6 +10,7 @@ from ..hw.arith import delay
 from ..hw.config import CoreConfig
 from ..hw.core import Core
 from ..hw.memory_port import REQUEST, MemoryPort
+from ..hw.own_reset import own_reset
 from .arbiter import MemoryArbiter
 from .link import Link
 from .sdram import Sdram, SdramChip, SdramPins
@@ -44,7 +45,8 @@ class LinkedCore(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.arbiter = arbiter = MemoryArbiter(self.config.port_bytes)
+        arbiter = MemoryArbiter(self.config.port_bytes)
+        m.submodules.arbiter = own_reset(m, "arbiter", arbiter)
         for index, port in enumerate(_link_core(m, self)):
             self._connect_client(m, index, port, arbiter.clients[index])
         connect(m, arbiter=arbiter.memory, memory=flipped(self.memory))
@@ -99,8 +101,9 @@ class SpramCore(wiring.Component):
 
 def _link_core(m: Module, linked: LinkedCore | SpramCore) -> tuple[Any, Any]:
     """A core and the link of its host at the pins of ``linked``; returns the memory ports of both."""
-    m.submodules.core = core = Core(linked.config)
-    m.submodules.link = link = Link(linked.config.port_bytes)
+    core, link = Core(linked.config), Link(linked.config.port_bytes)
+    own = own_reset if not linked.config.serial else lambda m, name, unit: unit
+    m.submodules.core, m.submodules.link = own(m, "core", core), own(m, "link", link)
     m.submodules.receiver = receiver = UartReceiver(linked.divisor)
     m.submodules.transmitter = transmitter = UartTransmitter(linked.divisor)
     m.submodules.sent = sent = StreamBuffer(8)
@@ -139,8 +142,8 @@ class SdramCore(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.linked = linked = self.linked
-        m.submodules.memory = memory = self.memory
+        linked, memory = self.linked, self.memory
+        m.submodules.linked, m.submodules.memory = linked, own_reset(m, "memory", memory)
         connect(m, memory=memory.pins, sdram=flipped(self.sdram))
         for name in ("read_request", "write_request", "write_response"):
             connect(m, linked=getattr(linked.memory, name), memory=getattr(memory.port, name))

@@ -9,7 +9,7 @@ from amaranth import Array, Const, Module, Mux, Signal, Value, signed
 from amaranth.hdl import ValueLike
 from amaranth.utils import ceil_log2
 
-__all__ = ["delay", "leading_one", "narrow", "round_shift", "saturate", "tree_max", "tree_sum"]
+__all__ = ["copies", "delay", "leading_one", "narrow", "round_shift", "saturate", "tree_max", "tree_sum"]
 
 
 def _tree(values: Iterable[ValueLike], combine: Callable[[Value, Value], Value]) -> Value:
@@ -74,6 +74,22 @@ def leading_one(value: ValueLike) -> Value:
     found = high.any()
     position = Mux(found, leading_one(high), leading_one(low))
     return (found.shift_left(low_bits.bit_length() - 1) | position)[: ceil_log2(len(value))]
+
+
+def copies(m: Module, value: Value, count: int, *, name: str) -> list[Value]:
+    """``value`` a cycle later, from ``count`` registers without a reset, at most four, each for a part of what it leads to.
+
+    Synthesis makes one of equal registers, so these differ in sign and in initial value; until the first edge their values mean nothing.
+    """
+    if count > 4:
+        raise ValueError(f"there can be 4 copies, not {count}")
+    made = []
+    for index in range(count):
+        inverted, init = index & 1, -(index >> 1)
+        register = Signal(len(value), name=f"{name}_{index}", reset_less=True, init=init & (1 << len(value)) - 1)
+        m.d.sync += register.eq(~value if inverted else value)
+        made.append(~register if inverted else register)
+    return made
 
 
 def delay(m: Module, value: Any, cycles: int, *, name: str, reset_less: bool = True) -> Any:

@@ -13,6 +13,7 @@ from .config import CoreConfig
 from .control import ERROR_SOURCES, ControlPort, ControlRegisters
 from .load_engine import LoadEngine
 from .memory_port import MemoryPort
+from .own_reset import own_reset
 from .rows.engine import RowEngine
 from .scratchpad import PARTS, READERS, WRITERS, Scratchpad, WritePort
 from .sequencer import Sequencer
@@ -122,15 +123,10 @@ class Core(wiring.Component):
         return m
 
     def _with_reset(self, m: Module, clearing: Value, name: str, unit: wiring.Component) -> Any:
-        """``unit`` in a domain with a register for its reset: one reset for all would have to cross the chip to a thousand flip-flops."""
+        """``unit`` with a register for its reset, which comes in the cycle of ``clear``, too."""
         if self.config.serial:
             return ResetInserter(delay(m, clearing, 1, name=f"reset_{name}", reset_less=False))(unit)
-        domain = ClockDomain(f"{name}_engine", local=True)
-        m.domains += domain
-        reset = Signal(init=1, name=f"reset_{name}")
-        m.d.sync += reset.eq(clearing)
-        m.d.comb += [domain.clk.eq(ClockSignal()), domain.rst.eq(reset)]
-        return DomainRenamer(domain.name)(unit)
+        return own_reset(m, name, unit, clearing=clearing)
 
     def _connect_memories(self, m: Module, scratchpad, load, array, rows, store) -> None:
         """Scratchpad ports, constants and tables, and the external memory."""

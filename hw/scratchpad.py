@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Member, Out
 from amaranth.utils import ceil_log2
 
 from . import isa
-from .arith import delay
+from .arith import copies, delay
 from .config import CoreConfig
 from .ram import Ram
 
@@ -22,6 +22,8 @@ WRITERS = ("load", "epilogue", "rows")
 READ_LATENCY = 8
 #: Parts of a word that can be written alone in a core with a narrow mode.
 PARTS = 8
+#: Parts of a word that have registers of their own for which bank they go to.
+_SELECTS = 4
 
 
 class ReadPort(wiring.Signature):
@@ -149,19 +151,21 @@ class Scratchpad(wiring.Component):
 
     def _requested(self, m: Module, name: str, port: Any) -> SimpleNamespace:
         """``address`` and a writer's ``data`` of a port, three cycles later; with them ``banks``, the bank that is meant as a bit, or none,
-        and ``outside``, that the address is none of the scratchpad.
+        ``selects``, copies of it for parts of a writer's word, and ``outside``, that the address is none of the scratchpad.
         """
         config = self.config
         enable = delay(m, port.enable, 1, name=f"{name}_enable", reset_less=False)
         address = delay(m, port.address, 1, name=f"{name}_address")
         bank, outside = address[ceil_log2(config.bank_words) : config.address_bits], address[config.address_bits :].any()
+        banks = delay(m, Mux(enable & ~outside, 1 << bank, 0)[: config.banks], 1, name=f"{name}_banks", reset_less=False)
         request = SimpleNamespace(
             address=delay(m, address, 2, name=f"{name}_address_late"),
-            banks=delay(m, Mux(enable & ~outside, 1 << bank, 0)[: config.banks], 2, name=f"{name}_banks", reset_less=False),
+            banks=delay(m, banks, 1, name=f"{name}_banks_late", reset_less=False),
             outside=delay(m, enable & outside, 2, name=f"{name}_outside", reset_less=False),
         )
         if isinstance(port.signature, WritePort):
             request.data = delay(m, port.data, 3, name=f"{name}_data")
+            request.selects = copies(m, banks, _SELECTS, name=f"{name}_select")
         return request
 
     def _bank(self, m: Module, index: int, reads: list[Any], writes: list[Any], parts: Value) -> tuple[Any, Value]:
@@ -190,7 +194,11 @@ class Scratchpad(wiring.Component):
                 m.d.sync += read_address.eq(request.address)
         for client, request in enumerate(writes[:-1]):
             with m.If(here[1][client]):
-                m.d.sync += [write_address.eq(request.address), write_data.eq(request.data)]
+                m.d.sync += write_address.eq(request.address)
+            bits = shape.size // _SELECTS
+            for part, select in enumerate(request.selects):
+                with m.If(select[index]):
+                    m.d.sync += write_data.as_value().word_select(part, bits).eq(request.data.as_value().word_select(part, bits))
         allowed = write_valid
         if narrow:
             written = Signal(PARTS, name=f"parts_{index}", reset_less=True)

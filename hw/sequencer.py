@@ -100,13 +100,15 @@ class _Queue(wiring.Component):
             self.port.instruction.payload.eq(first),
             start.eq(self.port.instruction.valid & self.port.instruction.ready),
             pop.eq(start | (able & is_sync)),
-            load.eq(stored & (pop | ~waiting)),
+            load.eq(stored & ~waiting),
         ]
         m.d.sync += halted.eq(self.halt)
         # Nobody else takes its tokens: what can be offered stays so.
         m.d.sync += offered.eq(waiting & ~pop & (others & ~self.tokens == 0) & Mux(last, alone, ~many))
-        with m.If(pop | ~waiting):
+        with m.If(~waiting):
             m.d.sync += [first.eq(read.data), waiting.eq(stored)]
+        with m.If(pop):
+            m.d.sync += waiting.eq(0)
         with m.If(pop):
             m.d.comb += self.take.eq(others)
         with m.If(self.port.done):
@@ -337,7 +339,7 @@ class Sequencer(wiring.Component):
 
     DISPATCH_CYCLES = 3
     QUEUE_LATENCY = 4
-    START_CYCLES = 2
+    START_CYCLES = 3
     TOKEN_LATENCY = 2
     FINISH_LATENCY = 1
     LOADED_CYCLES = 4
