@@ -74,9 +74,11 @@ class OrderRules(_Sequencer):
         offered = stays(m, name, valid, port.instruction.ready, Cat(header, index))
         following = Signal(index_bits + 1, name=f"{name}_following")  # the lowest index that may come
         m.d.sync += following.eq(Mux(self.start, 0, Mux(self._starts(port), index + 1, following)))
+        halted = Signal(name=f"{name}_halted")  # a halt withdraws offers from the cycle after on
+        m.d.sync += halted.eq(self.halt)
         return {
             "held": self.halt | offered,
-            "halts": ~(self.halt & valid),
+            "halts": ~(halted & valid),
             "own_queue": implies(valid, header.queue == queue),
             "in_flight": flying <= self.in_flight,
             "alone": implies(valid & header.wait[queue.value], flying == 0),
