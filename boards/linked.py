@@ -6,7 +6,7 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from ..hw.arith import delay
+from ..hw.arith import copies, delay
 from ..hw.config import CoreConfig
 from ..hw.core import Core
 from ..hw.memory_port import REQUEST, MemoryPort
@@ -46,7 +46,7 @@ class LinkedCore(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         arbiter = MemoryArbiter(self.config.port_bytes)
-        m.submodules.arbiter = own_reset(m, "arbiter", arbiter)
+        m.submodules.arbiter = own_reset(m, "arbiter", arbiter, _resets(m)[2])
         for index, port in enumerate(_link_core(m, self)):
             self._connect_client(m, index, port, arbiter.clients[index])
         connect(m, arbiter=arbiter.memory, memory=flipped(self.memory))
@@ -99,11 +99,19 @@ class SpramCore(wiring.Component):
         return m
 
 
+def _resets(m: Module) -> list[Value]:
+    """For core, link, arbiter and memory, each of which is large or far away."""
+    return copies(m, ResetSignal(), 4, name="reset")
+
+
 def _link_core(m: Module, linked: LinkedCore | SpramCore) -> tuple[Any, Any]:
     """A core and the link of its host at the pins of ``linked``; returns the memory ports of both."""
     core, link = Core(linked.config), Link(linked.config.port_bytes)
-    own = own_reset if not linked.config.serial else lambda m, name, unit: unit
-    m.submodules.core, m.submodules.link = own(m, "core", core), own(m, "link", link)
+    if linked.config.serial:
+        m.submodules.core, m.submodules.link = core, link
+    else:
+        resets = _resets(m)
+        m.submodules.core, m.submodules.link = own_reset(m, "core", core, resets[0]), own_reset(m, "link", link, resets[1])
     m.submodules.receiver = receiver = UartReceiver(linked.divisor)
     m.submodules.transmitter = transmitter = UartTransmitter(linked.divisor)
     m.submodules.sent = sent = StreamBuffer(8)
@@ -143,7 +151,7 @@ class SdramCore(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         linked, memory = self.linked, self.memory
-        m.submodules.linked, m.submodules.memory = linked, own_reset(m, "memory", memory)
+        m.submodules.linked, m.submodules.memory = linked, own_reset(m, "memory", memory, _resets(m)[3])
         connect(m, memory=memory.pins, sdram=flipped(self.sdram))
         for name in ("read_request", "write_request", "write_response"):
             connect(m, linked=getattr(linked.memory, name), memory=getattr(memory.port, name))

@@ -1,13 +1,11 @@
 """The core: control registers, sequencer, engines and scratchpad."""
 
-from typing import Any
-
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from . import isa
-from .arith import delay
+from .arith import copies, delay
 from .array.engine import ArrayEngine
 from .config import CoreConfig
 from .control import ERROR_SOURCES, ControlPort, ControlRegisters
@@ -88,9 +86,10 @@ class Core(wiring.Component):
         sequencer = SerialSequencer(config) if config.serial else Sequencer(config)
         array = SerialArrayEngine(config) if config.serial else ArrayEngine(config)
         rows = None if config.serial else RowEngine(config)
-        for name, unit in (("sequencer", sequencer), ("array", array), ("rows", rows)):
+        resets = copies(m, registers.clearing | ResetSignal(), 3, name="reset")  # in the cycle of `clear`
+        for reset, (name, unit) in zip(resets, (("sequencer", sequencer), ("array", array), ("rows", rows)), strict=True):
             if unit is not None:
-                m.submodules[name] = self._with_reset(m, registers.clearing, name, unit)
+                m.submodules[name] = ResetInserter(resets[0])(unit) if config.serial else own_reset(m, name, unit, reset)
         m.submodules.load = load = LoadEngine(config)
         m.submodules.store = store = StoreEngine(config)
         m.submodules.scratchpad = scratchpad = SerialScratchpad(config) if config.serial else Scratchpad(config)
@@ -121,12 +120,6 @@ class Core(wiring.Component):
         if self.has_trace:
             self._trace(m, registers, engines, array, rows)
         return m
-
-    def _with_reset(self, m: Module, clearing: Value, name: str, unit: wiring.Component) -> Any:
-        """``unit`` with a register for its reset, which comes in the cycle of ``clear``, too."""
-        if self.config.serial:
-            return ResetInserter(delay(m, clearing, 1, name=f"reset_{name}", reset_less=False))(unit)
-        return own_reset(m, name, unit, clearing=clearing)
 
     def _connect_memories(self, m: Module, scratchpad, load, array, rows, store) -> None:
         """Scratchpad ports, constants and tables, and the external memory."""

@@ -15,6 +15,7 @@ from vitloom.hw import isa
 from vitloom.hw.array.accumulators import Accumulators
 from vitloom.hw.array.drain import Drain
 from vitloom.hw.array.engine import ArrayEngine
+from vitloom.hw.array.fetch import StationaryFetch
 from vitloom.hw.array.mac_array import array_latency
 from vitloom.hw.config import MODES, PACKING, CoreConfig
 from vitloom.hw.row_map import MapWrite
@@ -347,7 +348,7 @@ async def bad_instructions_are_refused(dut):
         dut.instruction__valid.value = 1
         await RisingEdge(dut.clk)
         dut.instruction__valid.value = 0
-        await ClockCycles(dut.clk, 2)
+        await ClockCycles(dut.clk, StationaryFetch.CHECK_CYCLES)
         assert dut.error.value.to_unsigned() == error.value, f"{change} gives {dut.error.value}"
         for _ in range(100):
             await RisingEdge(dut.clk)
