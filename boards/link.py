@@ -8,6 +8,7 @@ from amaranth.lib.crc.catalog import CRC32_ETHERNET
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out, connect
 
+from ..hw.arith import delay
 from ..hw.control import ControlPort
 from ..hw.memory_port import MAX_BURST, MemoryPort
 from .frames import CRC_BYTES, END, ESCAPE, ESCAPED_END, ESCAPED_ESCAPE, HEADER_BYTES, MAX_DATA, RESPONSE, Command, Status
@@ -121,11 +122,12 @@ class Link(wiring.Component):
         left, position = Signal.like(header.count), Signal(range(MAX_DATA + HEADER_BYTES + CRC_BYTES + 2))
         read, write = buffer.read_port(), buffer.write_port()
         m.d.comb += [decoder.o.ready.eq(1), read.en.eq(1)]
+        found = delay(m, read.data, 1, name="found")
         with m.FSM():
             self._receive(m, decoder.o, crc, header, position, write)
             self._check(m, header, status, left, position, crc)
-            self._execute(m, crc, header, status, left, position, read, write)
-            self._respond(m, answer.i, crc, header, status, left, position, read)
+            self._execute(m, crc, header, status, left, position, read.addr, found, write)
+            self._respond(m, answer.i, crc, header, status, left, position, found)
         return m
 
     def _receive(self, m, item, crc, header, position, write):
@@ -166,7 +168,7 @@ class Link(wiring.Component):
             with m.Else():
                 m.next = "READ"
 
-    def _execute(self, m, crc, header, status, left, position, read, write):
+    def _execute(self, m, crc, header, status, left, position, address, found, write):
         """Move ``left`` units between the buffer, from ``position`` on, and registers or memory; ``left`` is then the bytes to answer.
 
         For a digest memory goes into ``crc``, and what that comes to into the buffer.
@@ -176,7 +178,7 @@ class Link(wiring.Component):
         part, last_part = Signal(range(len(word) // 8)), Signal(range(len(word) // 8))
         is_memory, is_write, is_digest = header.command[1], header.command[0], header.command[2]
         burst, failed = Mux(left > MAX_BURST, MAX_BURST, left), Signal()
-        m.d.comb += [last_part.eq(Mux(is_memory, self.port_bytes, _REGISTER_BYTES) - 1), read.addr.eq(position)]
+        m.d.comb += [last_part.eq(Mux(is_memory, self.port_bytes, _REGISTER_BYTES) - 1), address.eq(position)]
         m.d.comb += [control.address.eq(header.address), control.write_data.eq(word)]
         for request in (memory.read_request, memory.write_request):
             m.d.comb += [request.payload.address.eq(header.address), request.payload.beats.eq(burst - 1)]
@@ -200,10 +202,12 @@ class Link(wiring.Component):
                 m.next = "READ"
                 with m.If(is_write):
                     m.next = "FETCH"
-        with m.State("FETCH"):  # the buffer's byte comes a cycle later
+        with m.State("FETCH"):  # the buffer's byte comes two cycles later
+            m.next = "FOUND"
+        with m.State("FOUND"):
             m.next = "GATHER"
         with m.State("GATHER"):
-            m.d.sync += [word.word_select(part, 8).eq(read.data), part.eq(part + 1), position.eq(position + 1)]
+            m.d.sync += [word.word_select(part, 8).eq(found), part.eq(part + 1), position.eq(position + 1)]
             m.next = "FETCH"
             with m.If(part == last_part):
                 m.next = "PUT"
@@ -256,7 +260,7 @@ class Link(wiring.Component):
                 m.d.sync += header.command[2].eq(0)
                 m.next = "NEXT"
 
-    def _respond(self, m, item, crc, header, status, left, position, read):
+    def _respond(self, m, item, crc, header, status, left, position, found):
         """Send tag, status and ``left`` bytes of the buffer, then their CRC; END before and after."""
         part, byte = Signal(range(CRC_BYTES)), Signal(8)
 
@@ -277,11 +281,13 @@ class Link(wiring.Component):
             cover(RESPONSE | status)
             send(RESPONSE | status, "FETCH_DATA")
         with m.State("FETCH_DATA"):
-            m.next = "HOLD_DATA"
+            m.next = "FOUND_DATA"
             with m.If(position == left):
                 m.next = "CRC"
+        with m.State("FOUND_DATA"):
+            m.next = "HOLD_DATA"
         with m.State("HOLD_DATA"):
-            m.d.sync += byte.eq(read.data)
+            m.d.sync += byte.eq(found)
             m.next = "DATA"
         with m.State("DATA"):
             cover(byte)
