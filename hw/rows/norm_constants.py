@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
 from .. import isa
+from ..arith import delay
 from ..config import CoreConfig
 from ..ram import BLOCK_RAM
 from ..scratchpad import WritePort
@@ -83,14 +84,9 @@ class NormConstants(wiring.Component):
         )
         block = Signal(range(self.blocks // self.parts), reset_less=True)
         m.d.sync += [active.eq(active & (part != self.parts - 1)), part.eq(part + 1), word.eq(word >> 8 * self.lanes)]
-        with m.If(self.write.enable):
-            m.d.sync += [
-                active.eq(1),
-                part.eq(0),
-                word.eq(self.write.data),
-                address.eq(self.write.address),
-                block.eq(_fifth(self.write.address)),
-            ]
+        written, found = (delay(m, value, 1, name=name) for name, value in (("written", self.write.data), ("found", self.write.address)))
+        with m.If(delay(m, self.write.enable, 1, name="write", reset_less=False)):
+            m.d.sync += [active.eq(1), part.eq(0), word.eq(written), address.eq(found), block.eq(_fifth(found))]
         byte = Signal(3)
         m.d.comb += byte.eq(address - block - block.shift_left(2))  # address - 5 * block
 

