@@ -15,7 +15,7 @@ from .top import BoardTop, HostTop
 __all__ = ["board_plan"]
 
 #: For designs whose multipliers have places: the placer that keeps the wires between them short, and the router that gives way.
-_LARGE = "--placer static --router router2"
+_LARGE = "--placer static --router router2 --tmg-ripup"
 
 
 def board_plan(config: CoreConfig, board: Board, job: Job | None, *, after_synthesis: str = "") -> BuildPlan:

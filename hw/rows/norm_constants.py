@@ -30,7 +30,7 @@ class NormConstants(wiring.Component):
     A memory for each byte of the record, and one more for ``alpha`` alone, because it is read at another time than the rest.
     A read in the cycle in which the block is written has an undefined result.
 
-    Latency: ``latency`` cycles from a block's address to its constants; a write may be read ``2 + config.row_parts`` cycles later.
+    Latency: ``latency`` cycles from a block's address to its constants; a write may be read ``3 + config.row_parts`` cycles later.
     Throughput: a block a cycle; a write every ``config.row_parts`` cycles.
 
     Parameters
