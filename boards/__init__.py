@@ -10,16 +10,13 @@ from amaranth_boards.ecpix5 import ECPIX585Platform
 from amaranth_boards.icebreaker import ICEBreakerPlatform
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
-from ..hw.config import CoreConfig
 from .devices import DEVICES, Device
 from .frames import BAUD
 from .gowin import TangPrimer20kDock
 from .sdram import SdramChip
 
-__all__ = ["BOARDS", "SLOW_LANES", "Board", "BoardSdram", "BoardSpram", "Pll", "board", "board_of"]
+__all__ = ["BOARDS", "Board", "BoardSdram", "BoardSpram", "Pll", "board", "board_of"]
 
-#: Lanes from which on a core fills the FPGA, and has a slower clock for it.
-SLOW_LANES = 16
 _ECP5_TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
 _ICE40_TOOLS = ("yosys", "nextpnr-ice40", "icepack")
 _GOWIN_TOOLS = ("yosys", "nextpnr-himbaechel-gowin", "gowin_pack")
@@ -76,8 +73,8 @@ class Board:
         Presets for it, beside the one of its name.
     pll : Pll or None
         Makes the core's clock from the board's. None: they are the same.
-    sdram, slow_sdram : BoardSdram or None
-        For a core that a host runs over the board's UART; the second one with a slower clock for cores of :data:`SLOW_LANES` or more.
+    sdram : BoardSdram or None
+        For a core that a host runs over the board's UART.
     spram : BoardSpram or None
         The same on a device whose memory is single-port RAM.
     tools, programmer : tuple of str, str
@@ -99,15 +96,10 @@ class Board:
     presets: tuple[str, ...] = ()
     pll: Pll | None = None
     sdram: BoardSdram | None = None
-    slow_sdram: BoardSdram | None = None
     spram: BoardSpram | None = None
     tools: tuple[str, ...]
     programmer: str
     note: str = ""
-
-    def sdram_for(self, config: CoreConfig) -> BoardSdram | None:
-        """The SDRAM, at the clock that a core can have."""
-        return self.slow_sdram if self.slow_sdram is not None and config.lanes >= SLOW_LANES else self.sdram
 
 
 #: Boards by name; each has a preset of its name in :data:`..hw.config.PRESETS`.
@@ -125,7 +117,6 @@ BOARDS: dict[str, Board] = {
             error=("led", 7, ""),
             button=("button_fire", 0),
             sdram=BoardSdram(chip=SdramChip(), pll=Pll(input=5, feedback=16, output=8), clock_hz=80e6, baud=BAUD),
-            slow_sdram=BoardSdram(chip=SdramChip(), pll=Pll(input=1, feedback=3, output=8), clock_hz=75e6, baud=BAUD),
             presets=("ulx3s-85f-l16",),
             tools=_ECP5_TOOLS,
             programmer="openFPGALoader",
@@ -141,7 +132,6 @@ BOARDS: dict[str, Board] = {
             error=("rgb_led", 2, "r"),
             button=None,  # the reset button runs it again
             pll=Pll(input=2, feedback=1, output=12),
-            slow_sdram=BoardSdram(chip=SdramChip(), pll=Pll(input=1, feedback=3, output=8), clock_hz=75e6, baud=BAUD),
             presets=("ulx3s-85f-l16",),
             tools=_ECP5_TOOLS,
             programmer="openFPGALoader",

@@ -143,7 +143,7 @@ def _describe(config: CoreConfig, preset: str, bus: str | None, target: Board | 
         if job is not None:
             board |= {"runs": job.name, "instructions": len(job.instructions), "memory_bytes": len(job.memory)}
             board |= {"ram_bytes_at_least": job.memory_bytes(config), "ram_bytes_of_board": target.device.memory_bytes}
-        if job is None and (memory := target.sdram_for(config) or target.spram) is not None:
+        if job is None and (memory := target.sdram or target.spram) is not None:
             board |= {"clock_hz": memory.clock_hz, "baud": memory.baud}
         content["board"] = board | {"tools": target.tools, "programmer": target.programmer, "note": target.note}
     return content

@@ -18,7 +18,7 @@ _PACKAGED = {
 
 def host_readme(target: Board, config: CoreConfig, preset: str) -> str:
     """Markdown; ``config`` is ``preset`` with what differs as settings."""
-    memory = target.sdram_for(config) or target.spram
+    memory = target.sdram or target.spram
     assert memory is not None
     serial = target.sdram is None
     parts, network = ("Serial core, its memory", "digits_mlp") if serial else ("Core, SDRAM controller", "digits_vit")

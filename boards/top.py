@@ -74,7 +74,7 @@ class HostTop(Elaboratable):
 
     def __init__(self, board: Board, config: CoreConfig):
         self.board = board
-        self.memory = memory = self.check(board, config)
+        memory = self.check(board, config)
         rate = divisor(memory.clock_hz, memory.baud)
         if isinstance(memory, BoardSpram):
             self.core = SpramCore(config, memory.memory_bytes, rate)
@@ -88,25 +88,24 @@ class HostTop(Elaboratable):
             if not config.serial:
                 raise ValueError(f"{board.name} has room for a serial core only: --preset {board.name} is one")
             return board.spram
-        sdram = board.sdram_for(config)
-        if sdram is None:
+        if board.sdram is None:
             raise ValueError(f"{board.name} has no memory that a core for a host could use")
         if config.port_bytes != BUS_BYTES:
             raise ValueError(f"an SDRAM bus of {BUS_BYTES} bytes needs memory_bytes_per_cycle={BUS_BYTES}, not {config.port_bytes}")
-        return sdram
+        return board.sdram
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.core = core = self.core
         if self.board.connector_resources:
             platform.add_resources(getattr(platform, self.board.connector_resources))
-        if isinstance(self.memory, BoardSdram):
+        if self.board.sdram is not None:
             m.domains.sync = ClockDomain()
             chip_clock, double = Signal(), None
             if core.config.double_rate:
                 m.domains += ClockDomain(DOUBLE_DOMAIN, reset_less=True)
                 double = ClockSignal(DOUBLE_DOMAIN)
-            m.submodules.clock = _PllClock(self.memory.pll, chip_clock, double)
+            m.submodules.clock = _PllClock(self.board.sdram.pll, chip_clock, double)
             self._connect_chip(m, platform.request("sdram", 0, dir="-"), core.sdram, chip_clock)
 
         uart = platform.request("uart", 0, dir="-")

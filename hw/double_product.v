@@ -53,10 +53,9 @@ module vitloom_registered_product #(
     input [7:0] w,
     output [BITS-1:0] product
 );
-    // Zeros below cost no wires; signs above would be twelve in a place.
-    wire [17:0] a = {x, 2'b0}, b = {w, 10'b0};
+    wire [17:0] a = {{2{x[15]}}, x}, b = {{10{w[7]}}, w};
     wire [35:0] p;
-    assign product = p[12 +: BITS];
+    assign product = p[BITS-1:0];
     MULT18X18D #(
         .REG_INPUTA_CLK("CLK0"), .REG_INPUTA_CE("CE0"), .REG_INPUTA_RST("RST0"),
         .REG_INPUTB_CLK("CLK0"), .REG_INPUTB_CE("CE0"), .REG_INPUTB_RST("RST0"),
