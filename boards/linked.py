@@ -101,7 +101,7 @@ class SpramCore(wiring.Component):
 
 def _resets(m: Module) -> list[Value]:
     """For core, link, arbiter and memory, each of which is large or far away."""
-    return copies(m, ResetSignal(), 4, name="reset")
+    return copies(m, ResetSignal(allow_reset_less=True), 4, name="reset")
 
 
 def _link_core(m: Module, linked: LinkedCore | SpramCore) -> tuple[Any, Any]:

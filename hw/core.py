@@ -86,7 +86,7 @@ class Core(wiring.Component):
         sequencer = SerialSequencer(config) if config.serial else Sequencer(config)
         array = SerialArrayEngine(config) if config.serial else ArrayEngine(config)
         rows = None if config.serial else RowEngine(config)
-        resets = copies(m, registers.clearing | ResetSignal(), 3, name="reset")  # in the cycle of `clear`
+        resets = copies(m, registers.clearing | ResetSignal(allow_reset_less=True), 3, name="reset")  # in the cycle of `clear`
         for reset, (name, unit) in zip(resets, (("sequencer", sequencer), ("array", array), ("rows", rows)), strict=True):
             if unit is not None:
                 m.submodules[name] = ResetInserter(resets[0])(unit) if config.serial else own_reset(m, name, unit, reset)

