@@ -20,8 +20,8 @@ __all__ = ["run_job"]
 
 #: Cycles without an answer after which a request is lost: more than a digest takes.
 _PATIENCE = 20_000
-#: Probability of one more broken request before each: more than 1000 in ten digits.
-_OFTEN = 0.6
+#: Probability of one more broken request before each: more than 1000 in the 490 requests of ten digits.
+_OFTEN = 0.75
 
 
 @cocotb.test()
