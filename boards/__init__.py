@@ -132,7 +132,6 @@ BOARDS: dict[str, Board] = {
             error=("rgb_led", 2, "r"),
             button=None,  # the reset button runs it again
             pll=Pll(input=2, feedback=1, output=12),
-            presets=("ulx3s-85f-l16",),
             tools=_ECP5_TOOLS,
             programmer="openFPGALoader",
         ),
