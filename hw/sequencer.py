@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Member, Out
 from amaranth.utils import exact_log2
 
 from . import isa
+from .arith import delay
 from .config import CoreConfig
 from .ram import Ram
 
@@ -165,10 +166,13 @@ class _Dispatcher(wiring.Component):
         config = self.config
         m.submodules.program = program = Ram(shape=isa.INSTRUCTION_BITS, depth=config.program_depth, granularity=32)
         read = program.read
-        self._write(m, program.write, self.program_write)
+        write = {name: Signal.like(getattr(program.write, name), name=f"write_{name}") for name in ("en", "addr", "data")}
+        self._write(m, write, self.program_write)
         if config.program_stream:
             with m.If(self.refill.enable):
-                self._write(m, program.write, self.refill)
+                self._write(m, write, self.refill)
+        # A cycle later, also when a reset comes between: the host may write right after it has cleared a run.
+        m.d.comb += [getattr(program.write, name).eq(delay(m, value, 1, name=f"write_{name}")) for name, value in write.items()]
         index = Signal(range(config.program_limit + 1))  # of the instruction that is read next
         current = Signal.like(self.dispatched, reset_less=True)
         fetch, wait, past = Signal(), Signal(), Signal()
@@ -222,12 +226,12 @@ class _Dispatcher(wiring.Component):
             m.d.comb += past.eq(index == config.program_depth)
         return m
 
-    def _write(self, m: Module, memory, port) -> None:
-        """Write what comes at a port, a cycle later: words of the host while no program runs, those of LOADs while one does."""
-        m.d.sync += [
-            memory.addr.eq(port.index),
-            memory.data.eq(port.data.replicate(isa.INSTRUCTION_WORDS)),
-            memory.en.eq(port.enable << port.word),
+    def _write(self, m: Module, write: dict[str, Signal], port) -> None:
+        """Write what comes at a port: words of the host while no program runs, those of LOADs while one does."""
+        m.d.comb += [
+            write["addr"].eq(port.index),
+            write["data"].eq(port.data.replicate(isa.INSTRUCTION_WORDS)),
+            write["en"].eq(port.enable << port.word),
         ]
 
     def _decode(self, m: Module, header: data.View, end: Signal, known: Signal, queue: Signal, loads: Signal) -> None:

@@ -237,6 +237,18 @@ async def the_first_error_stops_the_core_until_it_is_cleared(dut):
 
 
 @cocotb.test(timeout_time=100, timeout_unit="us")
+async def a_word_of_the_program_may_follow_a_clear_at_once(dut):
+    """Accesses in consecutive cycles: the reset of the sequencer meets the word on its way to the memory."""
+    host = Host(dut)
+    await host.begin()
+    await host.write(Register.EXPECTED, CONFIG.fingerprint)
+    await host.load([LOAD, LOAD, END])
+    await host.write(Register.CONTROL, CLEAR)
+    await host.write(isa.PROGRAM_WINDOW + 16, isa.pack(isa.HEADER, END))
+    assert await host.run() == (DONE, 0, 0, cycles_of([LOAD, END]))
+
+
+@cocotb.test(timeout_time=100, timeout_unit="us")
 async def an_error_of_the_sequencer_names_the_instruction(dut):
     host = Host(dut)
     await host.begin()
