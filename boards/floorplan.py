@@ -70,10 +70,8 @@ def _deal(config: CoreConfig, room: list[int]) -> list[list[int]] | None:
     place, used = 0, [0 for _ in room]
     for row in range(config.lanes):
         count = _per_row(config, row)
-        share = total * room[place] / sum(room)
-        while place < len(room) - 1 and (used[place] + count > room[place] or used[place] + count / 2 > share):
+        while place < len(room) - 1 and used[place] + count / 2 > min(room[place] - count / 2, total * room[place] / sum(room)):
             place += 1
-            share = total * room[place] / sum(room)
         rows[place].append(row)
         used[place] += count
     return rows if all(n <= limit for n, limit in zip(used, room, strict=True)) else None

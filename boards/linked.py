@@ -45,9 +45,9 @@ class LinkedCore(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        arbiter = MemoryArbiter(self.config.port_bytes)
-        m.submodules.arbiter = own_reset(m, "arbiter", arbiter, _resets(m)[2])
-        for index, port in enumerate(_link_core(m, self)):
+        resets, arbiter = _resets(m), MemoryArbiter(self.config.port_bytes)
+        m.submodules.arbiter = own_reset(m, "arbiter", arbiter, resets[2])
+        for index, port in enumerate(_link_core(m, self, resets)):
             self._connect_client(m, index, port, arbiter.clients[index])
         connect(m, arbiter=arbiter.memory, memory=flipped(self.memory))
         return m
@@ -94,7 +94,7 @@ class SpramCore(wiring.Component):
         m = Module()
         port_bytes = self.config.port_bytes
         m.submodules.memory = memory = SharedMemory(port_bytes, self.memory_bytes // port_bytes)
-        for index, port in enumerate(_link_core(m, self)):
+        for index, port in enumerate(_link_core(m, self, _resets(m))):
             connect(m, client=port, memory=memory.clients[index])
         return m
 
@@ -104,14 +104,10 @@ def _resets(m: Module) -> list[Value]:
     return copies(m, ResetSignal(allow_reset_less=True), 4, name="reset")
 
 
-def _link_core(m: Module, linked: LinkedCore | SpramCore) -> tuple[Any, Any]:
+def _link_core(m: Module, linked: LinkedCore | SpramCore, resets: list[Value]) -> tuple[Any, Any]:
     """A core and the link of its host at the pins of ``linked``; returns the memory ports of both."""
     core, link = Core(linked.config), Link(linked.config.port_bytes)
-    if linked.config.serial:
-        m.submodules.core, m.submodules.link = core, link
-    else:
-        resets = _resets(m)
-        m.submodules.core, m.submodules.link = own_reset(m, "core", core, resets[0]), own_reset(m, "link", link, resets[1])
+    m.submodules.core, m.submodules.link = own_reset(m, "core", core, resets[0]), own_reset(m, "link", link, resets[1])
     m.submodules.receiver = receiver = UartReceiver(linked.divisor)
     m.submodules.transmitter = transmitter = UartTransmitter(linked.divisor)
     m.submodules.sent = sent = StreamBuffer(8)

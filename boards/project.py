@@ -14,9 +14,9 @@ from .top import BoardTop, HostTop
 
 __all__ = ["board_plan"]
 
-#: For designs whose multipliers have places: the placer that keeps the wires between them short. The router that is nextpnr's default for
-#: an ECP5 takes longer than ``router2``, and its clock is half again as high.
-_LARGE = "--placer static --router router1"
+#: For designs whose multipliers have places: the placer that keeps the wires between them short. The router stays nextpnr's own choice,
+#: ``router1``: it takes longer than ``router2``, and its clock is half again as high.
+_PLACER = "--placer static"
 
 
 def board_plan(config: CoreConfig, board: Board, job: Job | None, *, after_synthesis: str = "") -> BuildPlan:
@@ -31,5 +31,5 @@ def board_plan(config: CoreConfig, board: Board, job: Job | None, *, after_synth
         commands = "\n".join(part for part in (places, after_synthesis) if part)
         options |= {"script_after_read": HIDE_ELEMENTS, "script_after_synth": commands}
         if places:
-            options["nextpnr_opts"] = _LARGE
+            options["nextpnr_opts"] = _PLACER
     return board.platform().prepare(top, "top", debug_verilog=True, emit_src=False, **options)

@@ -138,9 +138,8 @@ class ControlRegisters(wiring.Component):
         )
 
         shown, new_error, place = Signal(Error), Signal(Error), Signal.like(self.dispatched, reset_less=True)
-        for name, source in reversed(
-            list(zip(ERROR_SOURCES, self.errors, strict=True))
-        ):  # the last assignment wins, so the first source does
+        # The last assignment wins, so the first source does.
+        for name, source in zip(reversed(ERROR_SOURCES), reversed(self.errors), strict=True):
             error_before = Signal(Error, name=f"{name}_error")
             m.d.sync += error_before.eq(Mux(self.clear, Error.NONE, source))
             with m.If(error_before != Error.NONE):

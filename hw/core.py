@@ -89,7 +89,7 @@ class Core(wiring.Component):
         resets = copies(m, registers.clearing | ResetSignal(allow_reset_less=True), 3, name="reset")  # in the cycle of `clear`
         for reset, (name, unit) in zip(resets, (("sequencer", sequencer), ("array", array), ("rows", rows)), strict=True):
             if unit is not None:
-                m.submodules[name] = ResetInserter(resets[0])(unit) if config.serial else own_reset(m, name, unit, reset)
+                m.submodules[name] = own_reset(m, name, unit, reset)
         m.submodules.load = load = LoadEngine(config)
         m.submodules.store = store = StoreEngine(config)
         m.submodules.scratchpad = scratchpad = SerialScratchpad(config) if config.serial else Scratchpad(config)

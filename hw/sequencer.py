@@ -110,7 +110,6 @@ class _Queue(wiring.Component):
             m.d.sync += [first.eq(read.data), waiting.eq(stored)]
         with m.If(pop):
             m.d.sync += waiting.eq(0)
-        with m.If(pop):
             m.d.comb += self.take.eq(others)
         with m.If(self.port.done):
             m.d.comb += self.give.eq(give_read.data)

@@ -39,7 +39,8 @@ class Drain(wiring.Component):
     - Tiles before the newest are read before it, and it is read after ``s' - A + B - 3`` in every row: they ask for less.
 
     So at full rate (E = L) a tile takes max(M, L + 1) cycles. As last passes are at least L + 1 cycles apart, and ``d`` is at most
-    A - B + 2 = L + 6 cycles after the begin of the next one, no more than :attr:`WAITING` tiles ever wait: (L + 5) / (L + 1) is below 2.
+    A - B + 2 = L + 6 cycles after the begin of the next one (L + 7 with ``config.double_rate``), no more than :attr:`WAITING` tiles ever
+    wait: (L + 6) / (L + 1) is at most 2.
 
     Addresses are made ``ahead(config)`` cycles before the drain cycle, in which a row's offset is looked up and added.
 
