@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ __all__ = [
     "SYNTHESIS",
     "TARGET_MHZ",
     "OutOfContext",
-    "cells_in",
     "place_and_route",
     "route",
-    "summary",
+    "run_router",
+    "run_synthesis",
     "synthesize",
 ]
 
@@ -121,7 +121,7 @@ def synthesize(
         and takes the room of two LUT4); ``uses``: the same with what the device has, :class:`.devices.Use`; and ``directory``, with
         ``harness.v``, ``yosys.log`` and the netlist ``harness.json``.
     """
-    tool = find_tool(SYNTHESIS, EXTRA)
+    find_tool(SYNTHESIS, EXTRA)  # before what takes long
     work = Path(directory).resolve() / name
     work.mkdir(parents=True, exist_ok=True)
     (work / "harness.v").write_text(to_verilog(OutOfContext(component), "harness"))
@@ -130,15 +130,15 @@ def synthesize(
     names = {"family": family.name.upper(), "hide": HIDE_ELEMENTS, "unit": _UNIT, "synthesis": family.synthesis, "pads": family.pads}
     script = _SCRIPT.format(options=f"{family.options} {family.inner}", **names)
     (work / "synthesize.ys").write_text(script)
-    run_tool([tool, "-q", "-l", "yosys.log", "synthesize.ys"], work, work / "yosys.log")
-    uses = device.uses(cells_in(work / "stat.json", _UNIT))
+    return run_synthesis(work, "synthesize.ys", device, _UNIT)
+
+
+def run_synthesis(work: Path, script: str, device: Device, module: str) -> dict[str, Any]:
+    """Run a script of Yosys in its folder, and count the cells of a module in the ``stat.json`` that it writes, as :func:`synthesize`."""
+    run_tool([find_tool(SYNTHESIS, EXTRA), "-q", "-l", "yosys.log", script], work, work / "yosys.log")
+    text = (work / "stat.json").read_text()
+    uses = device.uses(json.loads(text[text.index("{") :])["modules"][f"\\{module}"]["num_cells_by_type"])
     return {**{use.kind.label: use.used for use in uses}, "uses": uses, "directory": str(work)}
-
-
-def cells_in(statistics: Path, module: str) -> dict[str, int]:
-    """Cells of each type in a module, from what Yosys' ``stat -json`` wrote."""
-    text = statistics.read_text()
-    return json.loads(text[text.index("{") :])["modules"][f"\\{module}"]["num_cells_by_type"]
 
 
 def place_and_route(
@@ -164,21 +164,21 @@ def place_and_route(
 
 def route(work: Path, device: Device, seeds: Sequence[int], target_mhz: float = TARGET_MHZ) -> dict[str, Any]:
     """Place and route what :func:`synthesize` left in a folder: ``fmax``, ``seeds`` and ``critical_path``."""
+    options = [*device.options, *device.family.unconstrained, "--json", "harness.json", "--freq", f"{target_mhz:g}"]
+    return run_router(work, device, options, seeds, verilog="harness.v", top="harness")
+
+
+def run_router(work: Path, device: Device, options: Sequence[str], seeds: Sequence[int], *, verilog: str, top: str) -> dict[str, Any]:
+    """Place and route in a folder, once for each seed: ``fmax``, ``seeds`` and ``critical_path`` by the modules under ``top`` in a file."""
     tool = find_tool(device.family.router, EXTRA)
-    names = re.findall(r"^module (\S+)", (work / "harness.v").read_text(), re.M)
-    modules = {name.removeprefix("\\harness.").split("$")[0] for name in names}
-    reports: dict[int, Path] = {}
+    names = re.findall(r"^module (\S+)", (work / verilog).read_text(), re.M)
+    modules = {name.removeprefix(f"\\{top}.").split("$")[0] for name in names}
+    reports: dict[int, dict[str, Any]] = {}
     for seed in seeds:
         report, log = f"report-{seed}.json", f"nextpnr-{seed}.log"
-        options = ["--json", "harness.json", "--seed", str(seed), "--freq", f"{target_mhz:g}", "--timing-allow-fail", "--report", report]
-        run_tool([tool, *device.options, *device.family.unconstrained, *options, "--log", log], work, work / log)
-        reports[seed] = work / report
-    return summary(reports, modules)
-
-
-def summary(reports: Mapping[int, Path], modules: Collection[str]) -> dict[str, Any]:
-    """``fmax``, ``seeds`` and ``critical_path`` from nextpnr's report of each seed."""
-    read = {seed: json.loads(report.read_text()) for seed, report in reports.items()}
-    clocks = {seed: core_clock(report) for seed, report in read.items()}
+        run = ["--seed", str(seed), "--timing-allow-fail", "--report", report, "--log", log]
+        run_tool([tool, *options, *run], work, work / log)
+        reports[seed] = json.loads((work / report).read_text())
+    clocks = {seed: core_clock(report) for seed, report in reports.items()}
     slowest = min(clocks, key=lambda seed: clocks[seed])
-    return {"fmax": clocks[slowest], "seeds": clocks, "critical_path": critical_path(read[slowest], modules)}
+    return {"fmax": clocks[slowest], "seeds": clocks, "critical_path": critical_path(reports[slowest], modules)}

@@ -1,4 +1,6 @@
-from vitloom.boards.critical_path import critical_path, module_of
+import pytest
+
+from vitloom.boards.critical_path import core_clock, critical_path, module_of
 
 MODULES = {"unit", "unit.array", "unit.array.drain", "unit.rows"}
 
@@ -34,3 +36,25 @@ def test_the_slowest_path_is_summed_by_module_with_wires_at_their_drivers():
 
 def test_a_design_without_registers_has_none():
     assert critical_path({"critical_paths": []}, MODULES) == {}
+
+
+def report(between):
+    """Of a clock of 80 MHz that reaches 100 and its double that reaches 180, with paths of ``between`` (ns) from one to the other."""
+    clocks = {"clk": {"achieved": 100.0, "constraint": 80.0}, "double": {"achieved": 180.0, "constraint": 160.0}}
+    own = [(name, name, 1e3 / clock["achieved"]) for name, clock in clocks.items()]
+    paths = [(source, sink, ns) for (source, sink), ns in between.items()] + own
+    entries = [
+        {"from": f"posedge {source}", "to": f"posedge {sink}", "path": [step("routing", ns, f"unit.array.{source}", f"unit.rows.{sink}")]}
+        for source, sink, ns in paths
+    ]
+    return {"fmax": clocks, "critical_paths": entries}
+
+
+def test_related_clocks_keep_their_ratio_and_a_path_between_them_has_a_cycle_of_the_faster_one():
+    assert core_clock(report({})) == pytest.approx(90.0)  # half of the double clock
+    assert core_clock(report({("clk", "double"): 5.0})) == pytest.approx(90.0)
+    slow = report({("clk", "double"): 6.0, ("double", "clk"): 6.25})
+    assert core_clock(slow) == pytest.approx(80.0)
+    assert critical_path(slow, MODULES)["steps"][0]["from"] == "unit.array.double.Q"
+    # Of paths within a clock it is the one that leaves least of its time, not the longest.
+    assert critical_path(report({}), MODULES)["ns"] == pytest.approx(1e3 / 180, abs=0.01)

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from vitloom.boards import BOARDS, board_design, tools
 from vitloom.boards import synth as synthesis
-from vitloom.boards import tools
 from vitloom.boards.synth import synth, synth_cells
 from vitloom.hw.config import PRESETS, CoreConfig
 
@@ -52,6 +52,40 @@ def test_a_board_s_preset_is_for_its_device_and_others_for_the_ecp5(cells):
     titles = [synth(SMALL, preset=name, unit="sequencer")["device"] for name in ("tang-primer-20k", "icebreaker", "l4")]
     assert titles == ["GW2A-18C speed C8/I7", "iCE40UP5K", "LFE5U-85F speed 6"]
     assert synth(SMALL, preset="icebreaker", unit="sequencer", device="XC7A100T")["device"] == "XC7A100T speed 1L"
+
+
+def test_a_board_s_whole_design_has_the_port_of_its_sdram(monkeypatch, tmp_path):
+    made = []
+
+    def synthesize_board(config, board, name, directory):
+        made.append((config, board.name))
+        return {"directory": str(tmp_path), "uses": board.device.uses({"LUT4": 1000, "MULT18X18D": 16})}
+
+    monkeypatch.setattr(synthesis, "synthesize_board", synthesize_board)
+    monkeypatch.setattr(synthesis, "route_board", lambda work, board, seeds: {"fmax": 50.0, "seeds": {1: 50.0}, "critical_path": {}})
+    result = synth(PRESETS["ulx3s-85f"], preset="ulx3s-85f", unit="board", pnr=True)
+    assert [(config.port_bytes, name) for config, name in made] == [(2, "ulx3s-85f")]
+    assert result["rates"]["int8"]["gmacs"] == 3.2
+    assert [synthesis.whole(name) for name in ("ulx3s-85f", "ulx3s-85f-l16", "icebreaker", "ecpix5-85f", "l8")] == ["board"] * 3 + [
+        "core"
+    ] * 2
+    for preset, device, message in (
+        ("l8", None, "l8 is no board's preset; there are ulx3s-85f"),
+        ("ulx3s-85f", "XC7A100T", "ulx3s-85f has its own device, LFE5U-85F"),
+        ("ecpix5-85f", None, "ecpix5-85f has no memory that a core for a host could use"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            synth(PRESETS[preset], preset=preset, unit="board", device=device)
+
+
+def test_a_board_is_routed_with_the_options_of_its_script(monkeypatch, tmp_path):
+    script = '#!/bin/sh\n"$YOSYS" -q top.ys\n"$NEXTPNR_ECP5" --quiet --placer static --log top.tim --85k --json top.json --lpf top.lpf\n'
+    (tmp_path / "build_top.sh").write_text(script)
+    called = []
+    monkeypatch.setattr(board_design, "run_router", lambda work, device, options, seeds, **files: called.append((options, seeds, files)))
+    board_design.route_board(tmp_path, BOARDS["ulx3s-85f"], (3, 4))
+    options = ["--placer", "static", "--85k", "--json", "top.json", "--lpf", "top.lpf"]
+    assert called == [(options, (3, 4), {"verilog": "top.debug.v", "top": "top"})]
 
 
 def test_accumulators_are_block_rams_on_the_smallest_device(tmp_path):
