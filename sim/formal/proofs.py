@@ -98,7 +98,10 @@ _BUS_WRITES = (Mistake(old="writing & (waiting == 1)", new="writing & (waiting <
 _TURNS = Mistake(old="Mux(request.ready, ~chosen, chosen)", new="chosen", rule="no_starvation_1")
 _LOADS = (Mistake(old="written & (words == 1) & ~failed & ~self.cancel", new="written & (words == 1)", rule="done_once"),)
 _STORES = (Mistake(old="(left == 1))", new="(left == 2))", rule="last"),)
-_QUEUES = (Mistake(old="Mux(last, alone, ~many)", new="1", rule="alone"),)
+_QUEUES = (
+    Mistake(old="self.full.eq(level == self.depth - 1)", new="self.full.eq(0)", rule="all_started"),
+    Mistake(old="Mux(last, alone, ~many)", new="1", rule="alone"),
+)
 _TOKENS = (Mistake(old="(others & ~self.tokens == 0) & ", new="", rule="starts_with_token"),)
 _CHIP = (Mistake(old="column.hold(m, timing.rcd)", new="column.hold(m, timing.rcd - 1)", rule="column"),)
 _SMALL_BUS = {"beats": 2, "read_ahead": 2}
@@ -164,9 +167,9 @@ PROOFS: dict[str, Proof] = {
     "queues": Proof(
         rules=OrderRules,
         unit=Sequencer,
-        settings={"program_depth": 4},
+        settings={"program_depth": 8},  # more than a queue has room for
         method="bmc",
-        depth=17,
+        depth=22,
         cover=24,
         mistakes=_QUEUES,
         quick=False,
