@@ -39,7 +39,7 @@ def test_a_compressed_file_is_the_same(tmp_path):
         b"module m; endmodule",
         b"cell (a) { area : 1; }",
         b"library (l) { cell (a) {",
-        gzip.compress(b"library (l) { }")[:-9],
+        gzip.compress(b"library (l) { }", mtime=0)[:-9],
         b"\xff\xfe",
     ],
 )
