@@ -36,7 +36,7 @@ from .sim.runner import SimulationError
 from .sim.sdram import board_controller, with_sdram
 from .sim.simulate import simulate
 from .sim.stalls import check_seed
-from .sim.synth_command import add_options, run_synth
+from .sim.synth_command import add_options, check_clock, run_synth
 from .sim.timeline import windows
 
 __all__ = ["main"]
@@ -124,6 +124,7 @@ def _add_elaborate(commands: argparse._SubParsersAction) -> None:
     buses = f"ports of the core: none, its own (default), or {', '.join(BUSES)}"
     command.add_argument("--bus", metavar="B", choices=("none", *BUSES), default="none", help=buses)
     command.add_argument("--uart", action="store_true", help="the board's core obeys a host at its UART, with the board's SDRAM")
+    command.add_argument("--clock", metavar="MHZ", type=float, help="with --uart: the clock of core and SDRAM (default: the board's own)")
     command.add_argument("-o", dest="output", metavar="DIR", type=Path, required=True, help="folder to write")
     command.set_defaults(run=_elaborate)
 
@@ -197,12 +198,11 @@ def _report(given: argparse.Namespace) -> int:
     name = given.preset or next(iter(presets), None)
     if name is None:
         raise ValueError("report takes --preset, --compare or both")
-    if given.clock is not None and not 0 < given.clock < float("inf"):
-        raise ValueError(f"--clock must be more than 0 MHz, not {given.clock}")
+    check_clock(given.clock)
     network = _network(given, weights=False)
     if given.layers:
         network = part(network, given.layers)
-    controller = board_controller(given.sdram) if given.sdram else None
+    controller = board_controller(given.sdram, given.clock) if given.sdram else None
     configs = {each: preset(each, given.settings) for each in dict.fromkeys([name, *presets])}
     if controller is not None:
         configs = {each: with_sdram(config, controller) for each, config in configs.items()}
@@ -270,12 +270,13 @@ def _elaborate(given: argparse.Namespace) -> int:
     name = given.preset or given.board
     if name is None:
         raise ValueError("elaborate takes --preset, --board or both")
+    check_clock(given.clock)
     if given.board is not None:
         find_board(given.board)
     # What a host runs needs the port of the board's SDRAM.
     config = preset(name, [*([f"memory_bytes_per_cycle={BUS_BYTES}"] if given.uart else []), *given.settings])
     bus = None if given.bus == "none" else given.bus
-    for path in elaborate(config, board=given.board, output=given.output, preset=name, bus=bus, uart=given.uart):
+    for path in elaborate(config, board=given.board, output=given.output, preset=name, bus=bus, uart=given.uart, clock_mhz=given.clock):
         print(path)
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from amaranth.build import TemplatedPlatform
 from amaranth_boards.arty_a7 import ArtyA7_100Platform
@@ -13,6 +13,7 @@ from amaranth_boards.ulx3s import ULX3S_85F_Platform
 from .devices import DEVICES, Device
 from .frames import BAUD
 from .gowin import TangPrimer20kDock
+from .pll import Pll
 from .sdram import SdramChip
 
 __all__ = ["BOARDS", "Board", "BoardSdram", "BoardSpram", "Pll", "board", "board_of"]
@@ -21,15 +22,6 @@ _ECP5_TOOLS = ("yosys", "nextpnr-ecp5", "ecppack")
 _ICE40_TOOLS = ("yosys", "nextpnr-ice40", "icepack")
 _GOWIN_TOOLS = ("yosys", "nextpnr-himbaechel-gowin", "gowin_pack")
 _VIVADO = ("vivado",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pll:
-    """Dividers of an ECP5 PLL: output = input * ``feedback`` / ``input``; output * ``output`` is the VCO, 400 to 800 MHz."""
-
-    input: int
-    feedback: int
-    output: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +92,16 @@ class Board:
     tools: tuple[str, ...]
     programmer: str
     note: str = ""
+
+    def at(self, clock_mhz: float | None) -> Board:
+        """This board, with its SDRAM and the core for a host at another clock; None: at its own."""
+        if clock_mhz is None:
+            return self
+        if self.sdram is None:
+            raise ValueError(f"{self.name} has no SDRAM whose clock could be {clock_mhz:g} MHz")
+        board_hz = self.platform().default_clk_frequency
+        pll = Pll.making(board_hz, clock_mhz * 1e6)
+        return replace(self, sdram=replace(self.sdram, pll=pll, clock_hz=board_hz * pll.feedback / pll.input))
 
 
 #: Boards by name; each has a preset of its name in :data:`..hw.config.PRESETS`.

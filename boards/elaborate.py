@@ -43,6 +43,7 @@ def elaborate(
     program: Program | None = None,
     bus: str | None = None,
     uart: bool = False,
+    clock_mhz: float | None = None,
 ) -> list[Path]:
     """Write the folder ``output``, all of it or nothing; no tool of a vendor is run.
 
@@ -68,6 +69,8 @@ def elaborate(
         A name in :data:`..hw.bus.core.BUSES`: what ``core.v`` has in place of the core's own ports. Not with a board.
     uart : bool
         The board's core has the board's SDRAM and does what a host at the UART says (:mod:`.host`), in place of running one program.
+    clock_mhz : float or None
+        With ``uart``: the clock of core and SDRAM; by default the board's own.
 
     Returns
     -------
@@ -79,7 +82,10 @@ def elaborate(
     if uart and board is None:
         raise ValueError("a core for a host at a UART needs a board")
     target = None if board is None else find_board(board)
+    if clock_mhz is not None and not uart:
+        raise ValueError("a clock is for a board's core that a host at a UART uses")
     if target is not None and uart:
+        target = target.at(clock_mhz)
         HostTop.check(target, config)
     job = None if target is None or uart else _job(config, target, program)
     with _replace(output) as folder:

@@ -71,12 +71,13 @@ def synth(
     device: str | None = None,
     pnr: bool = False,
     seeds: Sequence[int] = (1,),
-    target_mhz: float = TARGET_MHZ,
+    clock_mhz: float | None = None,
     directory: Path | str = "build/synth",
 ) -> dict[str, Any]:
     """Synthesise ``unit`` for an FPGA, and with ``pnr`` place and route it once for each of ``seeds`` if it fits.
 
-    Unit :data:`BOARD` is placed for the clock of the board, the others for ``target_mhz``. ``device`` is a name in
+    ``clock_mhz`` is what they aim at, and for unit :data:`BOARD` what its PLL makes: by default the board's own clock, for other units
+    :data:`.out_of_context.TARGET_MHZ`. ``device`` is a name in
     :data:`.devices.DEVICES`; by default that of the preset's board, or :data:`.devices.DEFAULT_DEVICE`.
 
     Returns
@@ -91,7 +92,7 @@ def synth(
     board = board_of(preset)
     target = find_device(device) if device is not None else DEVICES[DEFAULT_DEVICE] if board is None else board.device
     if unit == BOARD:
-        board = _check_board(preset, board, device)
+        board = _check_board(preset, board, device).at(clock_mhz)
         config = _for_host(config, board)
         make = partial(synthesize_board, config, board, directory=directory)
         place = partial(route_board, board=board, seeds=seeds)
@@ -101,14 +102,14 @@ def synth(
         def make(name: str) -> dict[str, Any]:
             return synthesize(UNITS[unit](config), name, device=target, directory=directory)
 
-        place = partial(route, device=target, seeds=seeds, target_mhz=target_mhz)
+        place = partial(route, device=target, seeds=seeds, target_mhz=clock_mhz or TARGET_MHZ)
     if pnr and not seeds:
         raise ValueError("place and route takes at least one seed")
     if pnr and not target.family.router:
         raise ValueError(f"there is no free place and route for {target.name}; 'vitloom elaborate --board B' writes its vendor's project")
     for tool in (SYNTHESIS, *([target.family.router] if pnr else [])):
         find_tool(tool, EXTRA)
-    found = make(f"{_name(config, preset, unit)}-{target.name}")
+    found = make(f"{_name(config, preset, unit, clock_mhz)}-{target.name}")
     uses: list[Use] = found["uses"]
     result: dict[str, Any] = {
         "unit": unit,
@@ -153,7 +154,7 @@ def synth_cells(
     _check(config, unit)
     check_installed()
     library = read_library(liberty)
-    name, depth = f"{_name(config, preset, unit)}-cells", _CORE_DEPTH if unit == "core" else 0
+    name, depth = f"{_name(config, preset, unit, clock_mhz)}-cells", _CORE_DEPTH if unit == "core" else 0
     mapped = map_to_cells(UNITS[unit](config), name, library, top=unit, depth=depth, clock_mhz=clock_mhz, directory=directory)
     result = {"unit": unit, "preset": preset, "configuration": asdict(config), "lanes": config.lanes, **mapped}
     if unit in _MULTIPLYING and result["mhz"]:
@@ -196,9 +197,9 @@ def _check(config: CoreConfig, unit: str) -> None:
         raise ValueError(f"a serial core has no {unit}; it is synthesised whole, as core")
 
 
-def _name(config: CoreConfig, preset: str, unit: str) -> str:
-    """Of a folder that no other configuration has."""
-    return f"{unit}-{preset}-{zlib.crc32(repr(config).encode()):08x}"
+def _name(config: CoreConfig, preset: str, unit: str, clock_mhz: float | None) -> str:
+    """Of a folder that no other configuration or clock has."""
+    return f"{unit}-{preset}-{zlib.crc32(repr((config, clock_mhz)).encode()):08x}"
 
 
 def _excess(unit: str, target: Device, uses: Iterable[Use]) -> str:

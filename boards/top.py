@@ -6,13 +6,14 @@ from typing import Any
 
 from amaranth import *
 from amaranth.lib import io
-from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
+from amaranth.lib.cdc import FFSynchronizer
 
 from ..hw.array.double_product import DOUBLE_DOMAIN
 from ..hw.config import CoreConfig
-from . import Board, BoardSdram, BoardSpram, Pll
+from . import Board, BoardSdram, BoardSpram
 from .demo import Demo
 from .linked import SdramCore, SpramCore
+from .pll import PllClock
 from .sdram import BUS_BYTES
 from .uart import divisor
 
@@ -39,7 +40,7 @@ class BoardTop(Elaboratable):
             platform.add_resources(getattr(platform, board.connector_resources))
         if board.pll is not None:
             m.domains.sync = ClockDomain()
-            m.submodules.clock = _PllClock(board.pll)
+            m.submodules.clock = PllClock(board.pll)
         m.submodules.demo = demo = self.demo
         requested: dict[tuple[str, int], Any] = {}
         lamps = [*zip(board.digits, demo.digit, strict=True), (board.busy, demo.busy), (board.done, demo.done)]
@@ -105,7 +106,7 @@ class HostTop(Elaboratable):
             if core.config.double_rate:
                 m.domains += ClockDomain(DOUBLE_DOMAIN, reset_less=True)
                 double = ClockSignal(DOUBLE_DOMAIN)
-            m.submodules.clock = _PllClock(self.board.sdram.pll, chip_clock, double)
+            m.submodules.clock = PllClock(self.board.sdram.pll, chip_clock, double)
             self._connect_chip(m, platform.request("sdram", 0, dir="-"), core.sdram, chip_clock)
 
         uart = platform.request("uart", 0, dir="-")
@@ -129,64 +130,3 @@ class HostTop(Elaboratable):
             m.d.comb += buffer.o.eq(value)
         m.submodules.sdram_dq = dq = io.Buffer(io.Direction.Bidir, pads.dq)
         m.d.comb += [dq.o.eq(pins.dq_o), dq.oe.eq(pins.dq_oe), pins.dq_i.eq(dq.i)]
-
-
-class _PllClock(Elaboratable):
-    """Drives the ``sync`` domain from an ECP5 PLL that is fed by the board's clock; reset until the PLL has locked.
-
-    ``leading``, if given, is a clock that leads it by a quarter of its period, and ``double`` one of twice its rate, with a rising edge at
-    each of its edges; the PLL's ``output`` is even then.
-    """
-
-    def __init__(self, pll: Pll, leading: Signal | None = None, double: Value | None = None):
-        self.pll = pll
-        self.leading = leading
-        self.double = double
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.pin = pin = io.Buffer(io.Direction.Input, platform.request(platform.default_clk, dir="-"))
-        locked, clock = Signal(), Signal()
-        m.d.comb += ClockSignal().eq(clock)
-        second = {}
-        if self.leading is not None:
-            delay = 3 * self.pll.output // 4  # in periods of the VCO
-            second = {"p_CLKOS_DIV": self.pll.output, "p_CLKOS_CPHASE": self.pll.output - 1 + delay, "p_CLKOS_ENABLE": "ENABLED"}
-            second |= {"o_CLKOS": self.leading}
-        if self.double is not None:
-            half = self.pll.output // 2
-            second |= {"p_CLKOS2_DIV": half, "p_CLKOS2_CPHASE": half - 1, "p_CLKOS2_ENABLE": "ENABLED", "o_CLKOS2": self.double}
-        m.submodules.pll = Instance(
-            "EHXPLLL",
-            **second,
-            p_CLKI_DIV=self.pll.input,
-            p_CLKFB_DIV=self.pll.feedback,
-            p_CLKOP_DIV=self.pll.output,
-            p_CLKOP_CPHASE=self.pll.output - 1,
-            p_CLKOP_ENABLE="ENABLED",
-            p_FEEDBK_PATH="CLKOP",
-            i_CLKI=pin.i,
-            i_CLKFB=clock,
-            i_RST=Const(0),
-            i_STDBY=Const(0),
-            i_PHASESEL0=Const(0),
-            i_PHASESEL1=Const(0),
-            i_PHASEDIR=Const(0),
-            i_PHASESTEP=Const(0),
-            i_PHASELOADREG=Const(0),
-            i_PLLWAKESYNC=Const(0),
-            i_ENCLKOP=Const(0),
-            o_CLKOP=clock,
-            o_LOCK=locked,
-        )
-        unlocked = ~locked
-        if platform.default_rst is not None:
-            m.submodules.reset_pin = reset = io.Buffer(io.Direction.Input, platform.request(platform.default_rst, dir="-"))
-            unlocked = unlocked | reset.i
-        # The last register before all that is reset may lie in the middle of the chip.
-        m.domains.locking = ClockDomain(local=True)
-        first, last = Signal(init=1), Signal(init=1)
-        m.d.locking += [first.eq(0), last.eq(first)]
-        m.d.comb += [ClockSignal("locking").eq(clock), ResetSignal().eq(last)]
-        m.submodules.reset = ResetSynchronizer(unlocked, domain="locking")
-        return m

@@ -13,7 +13,7 @@ from ..hw.config import CoreConfig
 from .report_text import write_json
 from .synth_text import print_cells, print_synthesis
 
-__all__ = ["add_options", "run_synth"]
+__all__ = ["add_options", "check_clock", "run_synth"]
 
 _ALL = "all"
 
@@ -28,7 +28,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--pnr", action="store_true", help="place and route, too")
     command.add_argument("--seeds", metavar="N", type=int, help="place and route with seeds 1 to N; the lowest clock counts (default 1)")
     command.add_argument("--liberty", metavar="F", type=Path, help="map to the standard cells of this .lib or .lib.gz, not to an FPGA")
-    command.add_argument("--clock", metavar="MHZ", type=float, help="clock that place and route, or the choice of cells, aims at")
+    command.add_argument(
+        "--clock",
+        metavar="MHZ",
+        type=float,
+        help="clock that place and route, or the choice of cells, aims at, and that a board's PLL makes",
+    )
 
 
 def run_synth(given: argparse.Namespace, config: CoreConfig, progress: Callable[[str], None]) -> int:
@@ -36,16 +41,13 @@ def run_synth(given: argparse.Namespace, config: CoreConfig, progress: Callable[
     _check(given)
     results, problems = [], []
     wanted = given.unit or (whole(given.preset) if given.liberty is None and given.device is None else "core")
-    if wanted == BOARD and given.clock is not None:
-        raise ValueError(f"--clock is not for unit {BOARD}, whose clock the board's constraints tell")
     for unit in units(config) if wanted == _ALL else [wanted]:
         progress(f"synthesising {unit}, minutes for a large one")
         if given.liberty is not None:
             result = synth_cells(config, preset=given.preset, unit=unit, liberty=given.liberty, clock_mhz=given.clock)
         else:
-            target = {} if given.clock is None else {"target_mhz": given.clock}
             seeds = range(1, (given.seeds or 1) + 1)
-            result = synth(config, preset=given.preset, unit=unit, device=given.device, pnr=given.pnr, seeds=seeds, **target)
+            result = synth(config, preset=given.preset, unit=unit, device=given.device, pnr=given.pnr, seeds=seeds, clock_mhz=given.clock)
             problems += [result["does_not_fit"]] if result["does_not_fit"] else []
         results.append(result)
         if given.json != "-":
@@ -59,6 +61,12 @@ def run_synth(given: argparse.Namespace, config: CoreConfig, progress: Callable[
     return 0
 
 
+def check_clock(clock_mhz: float | None) -> None:
+    """Refuse what ``--clock`` cannot be."""
+    if clock_mhz is not None and not 0 < clock_mhz < float("inf"):
+        raise ValueError(f"--clock must be more than 0 MHz, not {clock_mhz}")
+
+
 def _check(given: argparse.Namespace) -> None:
     """Refuse options that say nothing, or contradict each other, before any work is done."""
     if given.liberty is not None and (given.pnr or given.device is not None or given.seeds is not None):
@@ -69,5 +77,4 @@ def _check(given: argparse.Namespace) -> None:
         raise ValueError(f"--seeds must be at least 1, not {given.seeds}")
     if given.clock is not None and given.liberty is None and not given.pnr:
         raise ValueError("--clock goes with --pnr or --liberty")
-    if given.clock is not None and not 0 < given.clock < float("inf"):
-        raise ValueError(f"--clock must be more than 0 MHz, not {given.clock}")
+    check_clock(given.clock)

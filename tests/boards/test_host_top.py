@@ -10,6 +10,7 @@ import pytest
 
 from vitloom.boards import BOARDS
 from vitloom.boards.elaborate import elaborate
+from vitloom.boards.pll import Pll
 from vitloom.hw.config import preset
 
 BOARD = BOARDS["ulx3s-85f"]
@@ -17,10 +18,50 @@ SETTINGS = ["scratchpad_bytes=4096", "banks=4", "map_rows=0", "modes=int8", "mem
 CONFIG = preset("l4", SETTINGS)
 
 
+def check_pll(pll, board_hz, clock_hz):
+    """Against the limits of an ECP5's PLL, and what doubles its clock and leads it by a quarter."""
+    assert board_hz * pll.feedback / pll.input == clock_hz
+    assert 400e6 <= clock_hz * pll.output <= 800e6 and pll.output % 2 == 0
+    assert board_hz / pll.input >= 3.125e6 and pll.feedback <= 80
+
+
 def test_the_pll_makes_the_clock_that_chip_and_uart_were_told():
-    sdram = BOARD.sdram
-    assert BOARD.platform().default_clk_frequency / sdram.pll.input * sdram.pll.feedback == sdram.clock_hz
-    assert 400e6 <= sdram.clock_hz * sdram.pll.output <= 800e6
+    sdram, board_hz = BOARD.sdram, BOARD.platform().default_clk_frequency
+    check_pll(sdram.pll, board_hz, sdram.clock_hz)
+    assert Pll.making(board_hz, sdram.clock_hz) == sdram.pll
+
+
+@pytest.mark.parametrize("mhz", [50, 75, 87.5, 96.875, 100, 133.333])
+def test_the_boards_sdram_runs_at_other_clocks(mhz):
+    sdram = BOARD.at(mhz).sdram
+    check_pll(sdram.pll, BOARD.platform().default_clk_frequency, sdram.clock_hz)
+    assert sdram.clock_hz == pytest.approx(mhz * 1e6, rel=1e-5) and sdram.chip == BOARD.sdram.chip and BOARD.at(None) is BOARD
+
+
+@pytest.mark.parametrize(
+    ("board", "mhz", "message"),
+    [
+        ("ulx3s-85f", 92.1, "the PLL makes no 92.1 MHz of 25 MHz; the nearest is 91.6667 MHz"),
+        ("ulx3s-85f", 3, "the PLL makes no 3 MHz of 25 MHz; the nearest is 3.125 MHz"),
+        ("icebreaker", 24, "icebreaker has no SDRAM whose clock could be 24 MHz"),
+    ],
+)
+def test_clocks_that_a_board_has_not_are_refused(board, mhz, message):
+    with pytest.raises(ValueError, match=message):
+        BOARDS[board].at(mhz)
+
+
+def test_a_clock_reaches_pll_chip_and_uart(tmp_path):
+    elaborate(CONFIG, board=BOARD.name, output=tmp_path / "out", preset="l4", uart=True, clock_mhz=100)
+    described = json.loads((tmp_path / "out" / "configuration.json").read_text())["board"]
+    assert (described["clock_hz"], described["baud"]) == (100e6, 3_000_000)
+    assert "UART at 100 MHz" in (tmp_path / "out" / "README.md").read_text()
+    text = (tmp_path / "out" / "board" / "top.debug.v").read_text()
+    # 25 MHz * 4, and a VCO at 600 MHz: three quarters of a period are four and a half of its periods.
+    for name, value in {"CLKI_DIV": 1, "CLKFB_DIV": 4, "CLKOP_DIV": 6, "CLKOS_DIV": 6, "CLKOS_CPHASE": 9, "CLKOS_FPHASE": 4}.items():
+        assert re.search(rf"\.{name}\(32'(d|h0*){value}\)", text), name
+    with pytest.raises(ValueError, match="a clock is for a board's core that a host at a UART uses"):
+        elaborate(CONFIG, board=BOARD.name, output=tmp_path / "other", preset="l4", clock_mhz=100)
 
 
 def test_the_top_has_all_pins_of_chip_and_uart_and_yosys_finds_no_problem(tmp_path):

@@ -93,7 +93,7 @@ def test_options_reach_the_synthesis(monkeypatch, capsys):
     monkeypatch.setattr(synth_command, "synth", lambda config, **options: calls.append(options) or RESULT)
     arguments = ["--unit", "mac_array", "--device", "GW2A-18C", "--pnr", "--seeds", "3", "--clock", "50", "--json", "-"]
     assert main(["synth", "--preset", "l4", *arguments]) == 0
-    expected = {"preset": "l4", "unit": "mac_array", "device": "GW2A-18C", "pnr": True, "seeds": range(1, 4), "target_mhz": 50.0}
+    expected = {"preset": "l4", "unit": "mac_array", "device": "GW2A-18C", "pnr": True, "seeds": range(1, 4), "clock_mhz": 50.0}
     assert calls == [expected]
     assert json.loads(capsys.readouterr().out)["fmax"] == 90.0
     assert main(["synth", "--preset", "l4", "--unit", "all", "--json", "-"]) == 0
