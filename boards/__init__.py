@@ -101,7 +101,8 @@ class Board:
             raise ValueError(f"{self.name} has no SDRAM whose clock could be {clock_mhz:g} MHz")
         board_hz = self.platform().default_clk_frequency
         pll = Pll.making(board_hz, clock_mhz * 1e6)
-        return replace(self, sdram=replace(self.sdram, pll=pll, clock_hz=board_hz * pll.feedback / pll.input))
+        clock_hz = board_hz * pll.feedback / pll.input
+        return replace(self, sdram=replace(self.sdram, pll=pll, clock_hz=clock_hz, chip=self.sdram.chip.at(clock_hz)))
 
 
 #: Boards by name; each has a preset of its name in :data:`..hw.config.PRESETS`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from amaranth import *
 from amaranth.lib import data, enum, wiring
@@ -65,6 +65,8 @@ class SdramChip:
         Cycles from setting the mode to any command.
     cas : int
         Cycles from a read to its data, 2 or 3.
+    cas_periods : float, float
+        ns: the shortest period of a clock with ``cas`` 2, and with 3.
     refresh_interval : float
         ns between two refreshes: 64 ms / rows.
     startup : float
@@ -81,6 +83,7 @@ class SdramChip:
     wr: float = 15
     mrd: int = 2
     cas: int = 2
+    cas_periods: tuple[float, float] = (10, 7.5)
     refresh_interval: float = 64e6 / (1 << 13)
     startup: float = 200_000
 
@@ -97,8 +100,18 @@ class SdramChip:
         """Words of 16 bits."""
         return BANKS << self.row_bits + self.column_bits
 
+    def at(self, clock_hz: float) -> SdramChip:
+        """This chip with the least ``cas`` for a clock."""
+        return replace(self, cas=2 if self._allows(2, clock_hz) else 3)
+
+    def _allows(self, cas: int, clock_hz: float) -> bool:
+        return clock_hz * self.cas_periods[cas - 2] <= 1e9 * (1 + 1e-6)
+
     def cycles(self, clock_hz: float) -> SdramTiming:
         """The times in cycles of a clock, rounded up; the refresh interval is rounded down."""
+        if not self._allows(self.cas, clock_hz):
+            most = 1e3 / self.cas_periods[self.cas - 2]
+            raise ValueError(f"an SDRAM chip with CAS latency {self.cas} takes at most {most:.6g} MHz, not {clock_hz / 1e6:.6g} MHz")
         period = 1e9 / clock_hz
         times = {name: max(1, math.ceil(getattr(self, name) / period)) for name in ("rcd", "rp", "rc", "ras", "rfc", "wr", "startup")}
         refresh = math.floor(self.refresh_interval / period)

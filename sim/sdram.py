@@ -53,7 +53,8 @@ def board_controller(name: str, clock_mhz: float | None = None) -> Sdram:
     sdram = board(name).sdram
     if sdram is None:
         raise ValueError(f"{name} has no SDRAM chip that a core could use")
-    return Sdram(sdram.chip, sdram.clock_hz if clock_mhz is None else clock_mhz * 1e6)
+    clock_hz = sdram.clock_hz if clock_mhz is None else clock_mhz * 1e6
+    return Sdram(sdram.chip.at(clock_hz), clock_hz)
 
 
 def started(controller: Sdram) -> Sdram:

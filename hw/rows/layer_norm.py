@@ -22,7 +22,7 @@ __all__ = ["LayerNorm"]
 _VALUE = signed(12)
 _NORMAL_BITS = 18
 #: Cycles from a word on the input to its values; from its values and scalars to the normalised ones; from those to the output.
-_SHIFTED, _NORMALIZED, _FINISHED = 2, 4 + SHIFT_LATENCY, 3
+_SHIFTED, _NORMALIZED, _FINISHED = 3, 4 + SHIFT_LATENCY, 3
 
 
 def _scalar_delay(config: CoreConfig) -> int:
@@ -137,7 +137,9 @@ class LayerNorm(wiring.Component):
         values = []
         for k in range(self.config.row_lanes):
             difference = register(m, self.i.payload.data[k] - self.settings.zero, f"difference_{k}")
-            values.append(register(m, difference << alpha[k], f"value_{k}"))
+            # A block RAM's data come late in their cycle.
+            factor = register(m, alpha[k], f"factor_{k}")
+            values.append(register(m, register(m, difference, f"difference_late_{k}") << factor, f"value_{k}"))
         return values
 
     def _sums(self, m: Module, values: list[Signal], valid: Signal, last: Signal) -> tuple[Signal, Signal]:

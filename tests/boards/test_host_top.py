@@ -35,7 +35,11 @@ def test_the_pll_makes_the_clock_that_chip_and_uart_were_told():
 def test_the_boards_sdram_runs_at_other_clocks(mhz):
     sdram = BOARD.at(mhz).sdram
     check_pll(sdram.pll, BOARD.platform().default_clk_frequency, sdram.clock_hz)
-    assert sdram.clock_hz == pytest.approx(mhz * 1e6, rel=1e-5) and sdram.chip == BOARD.sdram.chip and BOARD.at(None) is BOARD
+    assert (
+        sdram.clock_hz == pytest.approx(mhz * 1e6, rel=1e-5)
+        and sdram.chip == BOARD.sdram.chip.at(sdram.clock_hz)
+        and BOARD.at(None) is BOARD
+    )
 
 
 @pytest.mark.parametrize(

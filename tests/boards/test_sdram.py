@@ -21,6 +21,7 @@ ERROR = LAST = 1 << WIDTH
 #: Clock in Hz and chip.
 VARIANTS = {
     "80 MHz, CAS 2": (80e6, SdramChip()),
+    "100 MHz, CAS 2": (100e6, SdramChip()),
     "100 MHz, CAS 3, larger": (100e6, SdramChip(cas=3, column_bits=10)),
 }
 CLOCK, CHIP = VARIANTS[os.environ.get("VARIANT", "80 MHz, CAS 2")]
@@ -212,6 +213,11 @@ def test_impossible_chips_are_refused(field, value, message):
         SdramChip(**{field: value})
 
 
-def test_a_clock_too_slow_to_refresh_is_refused():
+def test_a_clock_too_slow_to_refresh_or_too_fast_for_the_chip_is_refused():
     with pytest.raises(ValueError, match="a clock of at least 8.2 MHz"):
         Sdram(SdramChip(), 5e6)
+    with pytest.raises(ValueError, match="with CAS latency 2 takes at most 100 MHz, not 100.5 MHz"):
+        Sdram(SdramChip(), 100.5e6)
+    with pytest.raises(ValueError, match="with CAS latency 3 takes at most 133.333 MHz, not 140 MHz"):
+        Sdram(SdramChip(cas=3), 140e6)
+    assert [SdramChip().at(clock).cas for clock in (80e6, 100e6, 100.5e6, 400e6 / 3)] == [2, 2, 3, 3]
