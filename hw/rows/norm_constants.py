@@ -17,11 +17,12 @@ from ..scratchpad import WritePort
 __all__ = ["NormConstants"]
 
 
-def _fifth(address: Value) -> Value:
-    """``address // 5`` of an address below 2**14, without a multiplier: ``address * 3277 >> 14``."""
+def _fifth(m: Module, address: Value) -> Value:
+    """``address // 5`` of an address below 2**14, a cycle later and without a multiplier: ``address * 3277 >> 14``."""
+    one = delay(m, address, 1, name="one")
     three = address + address.shift_left(1)
-    fifty_one = three + three.shift_left(4)
-    return (address + (fifty_one.shift_left(4) + three).shift_left(2)).shift_right(14)
+    fifty_one = delay(m, three + three.shift_left(4), 1, name="fifty_one")
+    return (one + (fifty_one.shift_left(4) + delay(m, three, 1, name="three")).shift_left(2)).shift_right(14)
 
 
 class NormConstants(wiring.Component):
@@ -85,8 +86,9 @@ class NormConstants(wiring.Component):
         block = Signal(range(self.blocks // self.parts), reset_less=True)
         m.d.sync += [active.eq(active & (part != self.parts - 1)), part.eq(part + 1), word.eq(word >> 8 * self.lanes)]
         written, found = (delay(m, value, 1, name=name) for name, value in (("written", self.write.data), ("found", self.write.address)))
+        fifth = _fifth(m, self.write.address)
         with m.If(delay(m, self.write.enable, 1, name="write", reset_less=False)):
-            m.d.sync += [active.eq(1), part.eq(0), word.eq(written), address.eq(found), block.eq(_fifth(found))]
+            m.d.sync += [active.eq(1), part.eq(0), word.eq(written), address.eq(found), block.eq(fifth)]
         byte = Signal(3)
         m.d.comb += byte.eq(address - block - block.shift_left(2))  # address - 5 * block
 
