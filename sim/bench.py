@@ -27,6 +27,7 @@ from ..model.networks import integer_network, samples
 from .bench_asic import ASIC_RUNS, LIBERTY, asic_text, asic_units_text
 from .bench_boards import BOARD_PARTS, sdram_text, uart_text
 from .bench_bus import BUS_PARTS, bus_text
+from .bench_designs import DESIGN_RUNS, designs_text
 from .bench_devices import DEVICE_RUNS, devices_text
 from .bench_elements import ELEMENTS, elements_text, resources_of_elements
 from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
@@ -81,7 +82,7 @@ def accuracy() -> dict[str, Any]:
 _DOCUMENTS = {
     "document": (
         _ROOT / "docs" / "synthesis.md",
-        ("resources", "elements", "modes", "devices", "asic", "asic_units", "simulation", "accuracy"),
+        ("resources", "designs", "elements", "modes", "devices", "asic", "asic_units", "simulation", "accuracy"),
     ),
     "readme": (_ROOT / "README.md", ("networks", "low_bit", "asic")),
     "integration": (_ROOT / "docs" / "integration.md", ("bus",)),
@@ -102,6 +103,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     **{name: partial(resources_of_modes, modes) for name, modes in MODE_SETS.items()},
     **{unit: partial(resources, unit) for unit in UNITS},
     **DEVICE_RUNS,
+    **DESIGN_RUNS,
     **ASIC_RUNS,
 }
 
@@ -151,6 +153,8 @@ def _texts(results: Mapping[str, Any]) -> dict[str, str]:
         texts["sdram"] = sdram_text(results)
     if MODE_SETS.keys() & results.keys():
         texts["modes"] = modes_text(results)
+    if DESIGN_RUNS.keys() & results.keys():
+        texts["designs"] = designs_text(results)
     if DEVICE_RUNS.keys() & results.keys():
         texts["devices"] = devices_text(results)
     if ASIC_RUNS.keys() & results.keys():

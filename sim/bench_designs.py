@@ -1,0 +1,56 @@
+"""Whole designs of boards, placed and routed with open tools, and what a network makes of their clock; parts of :mod:`.bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ..boards import board_of
+from ..boards.synth import BOARD, synth
+from ..compiler.compile import compile_network
+from ..hw.config import preset
+from ..model.networks import network_structure
+from .report import report
+from .sdram import board_controller, with_sdram
+
+__all__ = ["DESIGN_RUNS", "designs_text"]
+
+#: By preset: the clock in MHz that is asked for (None: the board's own), what is required of it, and a network to run.
+_DESIGNS = {
+    "ulx3s-85f": (100.0, 100, "digits_vit"),
+    "ulx3s-85f-l16": (None, 80, "deit_tiny"),
+    "icebreaker": (None, 12, "digits_mlp"),
+}
+_KINDS = ("LUT", "carry", "FF", "LUT RAM", "multiplier", "block RAM", "SPRAM")
+
+
+def _measure(name: str) -> dict[str, Any]:
+    clock, _, _ = _DESIGNS[name]
+    return synth(preset(name), preset=name, unit=BOARD, pnr=True, clock_mhz=clock)
+
+
+#: A part for each design.
+DESIGN_RUNS = {f"design-{name}": partial(_measure, name) for name in _DESIGNS}
+
+
+def _images_per_second(name: str, network: str, clock_mhz: float) -> float:
+    """Of the timing model, with the memory that the board has at that clock."""
+    config, target = preset(name), board_of(name)
+    if target is not None and target.sdram is not None:
+        config = with_sdram(config, board_controller(target.name, clock_mhz))
+    program = compile_network(network_structure(network), config)
+    return report(program, preset=name, clock_mhz=clock_mhz)["total"]["frames_per_second"]
+
+
+def designs_text(results: Mapping[str, Any]) -> str:
+    """A Markdown table, a row for each design that was measured: what it takes, its clock, and images a second at that clock."""
+    head = ["preset", "lanes", *_KINDS, "MHz required", "MHz reached", "network", "images/s"]
+    rows = [head, ["---"] + ["---:"] * (len(head) - 3) + ["---", "---:"]]
+    for name, (_, required, network) in _DESIGNS.items():
+        if (entry := results.get(f"design-{name}")) is not None:
+            used = {row["name"]: f"{row['used']:g}" for row in entry["resources"]}
+            clock = entry.get("fmax")
+            rate = ["", network, ""] if clock is None else [f"{clock:.1f}", network, f"{_images_per_second(name, network, clock):.1f}"]
+            rows.append([name, str(entry["lanes"]), *(used.get(kind, "") for kind in _KINDS), f">= {required}", *rate])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
