@@ -124,7 +124,7 @@ def _add_elaborate(commands: argparse._SubParsersAction) -> None:
     buses = f"ports of the core: none, its own (default), or {', '.join(BUSES)}"
     command.add_argument("--bus", metavar="B", choices=("none", *BUSES), default="none", help=buses)
     command.add_argument("--uart", action="store_true", help="the board's core obeys a host at its UART, with the board's SDRAM")
-    command.add_argument("--clock", metavar="MHZ", type=float, help="with --uart: the clock of core and SDRAM (default: the board's own)")
+    command.add_argument("--clock", metavar="MHZ", type=float, help="with --uart: the clock of core and SDRAM (default: the preset's)")
     command.add_argument("-o", dest="output", metavar="DIR", type=Path, required=True, help="folder to write")
     command.set_defaults(run=_elaborate)
 
@@ -202,7 +202,7 @@ def _report(given: argparse.Namespace) -> int:
     network = _network(given, weights=False)
     if given.layers:
         network = part(network, given.layers)
-    controller = board_controller(given.sdram, given.clock) if given.sdram else None
+    controller = board_controller(given.sdram, name, given.clock) if given.sdram else None
     configs = {each: preset(each, given.settings) for each in dict.fromkeys([name, *presets])}
     if controller is not None:
         configs = {each: with_sdram(config, controller) for each, config in configs.items()}
@@ -242,7 +242,8 @@ def _simulate(given: argparse.Namespace) -> int:
         check_seed(given.stalls)
     network = _network(given)
     images, labels = _images(given, network)
-    options = {"layers": given.layers or (), "stalls": given.stalls, "controller": board_controller(given.sdram) if given.sdram else None}
+    controller = board_controller(given.sdram, given.preset) if given.sdram else None
+    options = {"layers": given.layers or (), "stalls": given.stalls, "controller": controller}
     result = simulate(network, config, images, labels, progress=_progress, **options)
     content = result.content(preset=given.preset)
     if given.json:

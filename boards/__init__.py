@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from amaranth.build import TemplatedPlatform
 from amaranth_boards.arty_a7 import ArtyA7_100Platform
@@ -61,8 +62,8 @@ class Board:
         Resource and number of the start button.
     connector_resources : str
         Attribute of ``platform`` with more resources, for what is soldered to a connector.
-    presets : tuple of str
-        Presets for it, beside the one of its name.
+    presets : dict
+        Presets for it, beside the one of its name; by name, MHz of core and SDRAM where that is not ``sdram.clock_hz``.
     pll : Pll or None
         Makes the core's clock from the board's. None: they are the same.
     sdram : BoardSdram or None
@@ -85,7 +86,7 @@ class Board:
     error: tuple[str, int, str] | None
     button: tuple[str, int] | None
     connector_resources: str = ""
-    presets: tuple[str, ...] = ()
+    presets: Mapping[str, float | None] = field(default_factory=dict)
     pll: Pll | None = None
     sdram: BoardSdram | None = None
     spram: BoardSpram | None = None
@@ -93,8 +94,9 @@ class Board:
     programmer: str
     note: str = ""
 
-    def at(self, clock_mhz: float | None) -> Board:
-        """This board, with its SDRAM and the core for a host at another clock; None: at its own."""
+    def at(self, clock_mhz: float | None, preset: str = "") -> Board:
+        """This board, with its SDRAM and the core for a host at another clock; None: at that of a preset for it, or its own."""
+        clock_mhz = clock_mhz or self.presets.get(preset)
         if clock_mhz is None:
             return self
         if self.sdram is None:
@@ -120,7 +122,7 @@ BOARDS: dict[str, Board] = {
             error=("led", 7, ""),
             button=("button_fire", 0),
             sdram=BoardSdram(chip=SdramChip(), pll=Pll(input=5, feedback=16, output=8), clock_hz=80e6, baud=BAUD),
-            presets=("ulx3s-85f-l16",),
+            presets={"ulx3s-85f": 100.0, "ulx3s-85f-l16": None},
             tools=_ECP5_TOOLS,
             programmer="openFPGALoader",
         ),

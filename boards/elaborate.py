@@ -70,7 +70,7 @@ def elaborate(
     uart : bool
         The board's core has the board's SDRAM and does what a host at the UART says (:mod:`.host`), in place of running one program.
     clock_mhz : float or None
-        With ``uart``: the clock of core and SDRAM; by default the board's own.
+        With ``uart``: the clock of core and SDRAM; by default that of a preset for the board, or the board's own.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def elaborate(
     if clock_mhz is not None and not uart:
         raise ValueError("a clock is for a board's core that a host at a UART uses")
     if target is not None and uart:
-        target = target.at(clock_mhz)
+        target = target.at(clock_mhz, preset)
         HostTop.check(target, config)
     job = None if target is None or uart else _job(config, target, program)
     with _replace(output) as folder:

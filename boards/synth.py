@@ -76,9 +76,9 @@ def synth(
 ) -> dict[str, Any]:
     """Synthesise ``unit`` for an FPGA, and with ``pnr`` place and route it once for each of ``seeds`` if it fits.
 
-    ``clock_mhz`` is what they aim at, and for unit :data:`BOARD` what its PLL makes: by default the board's own clock, for other units
-    :data:`.out_of_context.TARGET_MHZ`. ``device`` is a name in
-    :data:`.devices.DEVICES`; by default that of the preset's board, or :data:`.devices.DEFAULT_DEVICE`.
+    ``clock_mhz`` is what they aim at, and for unit :data:`BOARD` what its PLL makes; by default :data:`.out_of_context.TARGET_MHZ`, and the
+    clock of the preset on the board. ``device`` is a name in :data:`.devices.DEVICES`; by default that of the preset's board, or
+    :data:`.devices.DEFAULT_DEVICE`.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def synth(
     board = board_of(preset)
     target = find_device(device) if device is not None else DEVICES[DEFAULT_DEVICE] if board is None else board.device
     if unit == BOARD:
-        board = _check_board(preset, board, device).at(clock_mhz)
+        board = _check_board(preset, board, device).at(clock_mhz, preset)
         config = _for_host(config, board)
         make = partial(synthesize_board, config, board, directory=directory)
         place = partial(route_board, board=board, seeds=seeds)

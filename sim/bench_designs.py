@@ -16,18 +16,13 @@ from .sdram import board_controller, with_sdram
 
 __all__ = ["DESIGN_RUNS", "designs_text"]
 
-#: By preset: the clock in MHz that is asked for (None: the board's own), what is required of it, and a network to run.
-_DESIGNS = {
-    "ulx3s-85f": (100.0, 100, "digits_vit"),
-    "ulx3s-85f-l16": (None, 80, "deit_tiny"),
-    "icebreaker": (None, 12, "digits_mlp"),
-}
+#: By preset: MHz that are required, and a network to run.
+_DESIGNS = {"ulx3s-85f": (100, "digits_vit"), "ulx3s-85f-l16": (80, "deit_tiny"), "icebreaker": (12, "digits_mlp")}
 _KINDS = ("LUT", "carry", "FF", "LUT RAM", "multiplier", "block RAM", "SPRAM")
 
 
 def _measure(name: str) -> dict[str, Any]:
-    clock, _, _ = _DESIGNS[name]
-    return synth(preset(name), preset=name, unit=BOARD, pnr=True, clock_mhz=clock)
+    return synth(preset(name), preset=name, unit=BOARD, pnr=True)
 
 
 #: A part for each design.
@@ -38,7 +33,7 @@ def _images_per_second(name: str, network: str, clock_mhz: float) -> float:
     """Of the timing model, with the memory that the board has at that clock."""
     config, target = preset(name), board_of(name)
     if target is not None and target.sdram is not None:
-        config = with_sdram(config, board_controller(target.name, clock_mhz))
+        config = with_sdram(config, board_controller(target.name, name, clock_mhz))
     program = compile_network(network_structure(network), config)
     return report(program, preset=name, clock_mhz=clock_mhz)["total"]["frames_per_second"]
 
@@ -47,7 +42,7 @@ def designs_text(results: Mapping[str, Any]) -> str:
     """A Markdown table, a row for each design that was measured: what it takes, its clock, and images a second at that clock."""
     head = ["preset", "lanes", *_KINDS, "MHz required", "MHz reached", "network", "images/s"]
     rows = [head, ["---"] + ["---:"] * (len(head) - 3) + ["---", "---:"]]
-    for name, (_, required, network) in _DESIGNS.items():
+    for name, (required, network) in _DESIGNS.items():
         if (entry := results.get(f"design-{name}")) is not None:
             used = {row["name"]: f"{row['used']:g}" for row in entry["resources"]}
             clock = entry.get("fmax")

@@ -48,9 +48,9 @@ def chip_plusargs(chip: SdramChip, clock_hz: float) -> list[str]:
     return [*times, f"period={round(1e12 / clock_hz)}", f"cas={chip.cas}", f"mrd={chip.mrd}"]
 
 
-def board_controller(name: str, clock_mhz: float | None = None) -> Sdram:
-    """Of the SDRAM of the board ``name``, at the clock of the board's core or another one."""
-    sdram = board(name).sdram
+def board_controller(name: str, preset: str = "", clock_mhz: float | None = None) -> Sdram:
+    """Of the SDRAM of the board ``name``, at a clock or, by default, at that of the core of ``preset`` there."""
+    sdram = board(name).at(None, preset).sdram
     if sdram is None:
         raise ValueError(f"{name} has no SDRAM chip that a core could use")
     clock_hz = sdram.clock_hz if clock_mhz is None else clock_mhz * 1e6

@@ -42,6 +42,11 @@ def test_the_boards_sdram_runs_at_other_clocks(mhz):
     )
 
 
+def test_a_preset_for_the_board_has_its_clock_unless_another_is_asked_for():
+    clocks = [BOARD.at(mhz, name).sdram.clock_hz for name in ("ulx3s-85f", "ulx3s-85f-l16", "l8") for mhz in (None, 50)]
+    assert clocks == [100e6, 50e6, 80e6, 50e6, 80e6, 50e6]
+
+
 @pytest.mark.parametrize(
     ("board", "mhz", "message"),
     [

@@ -40,3 +40,10 @@ def test_what_cannot_be_simulated_is_refused(tiny_network, tiny_config, tiny_ima
         board_controller("icebreaker")
     with pytest.raises(ValueError, match="must be 1 to 1000 thousandths, not 0"):
         tiny_config(4, memory_efficiency=0)
+
+
+def test_the_controller_has_the_clock_of_the_preset_on_the_board_or_any_other():
+    clocks = {("l16", None): (80e6, 2), ("ulx3s-85f", None): (100e6, 2), ("ulx3s-85f", 92.1): (92.1e6, 2), ("l16", 120): (120e6, 3)}
+    for (preset, mhz), expected in clocks.items():
+        controller = board_controller("ulx3s-85f", preset, mhz)
+        assert (controller.clock_hz, controller.timing.cas) == expected
