@@ -11,6 +11,7 @@ from ..boards.synth import BOARD, synth
 from ..compiler.compile import compile_network
 from ..hw.config import preset
 from ..model.networks import network_structure
+from .bench_devices import KINDS
 from .report import report
 from .sdram import board_controller, with_sdram
 
@@ -18,7 +19,6 @@ __all__ = ["DESIGN_RUNS", "designs_text"]
 
 #: By preset: MHz that are required, and a network to run.
 _DESIGNS = {"ulx3s-85f": (100, "digits_vit"), "ulx3s-85f-l16": (80, "deit_tiny"), "icebreaker": (12, "digits_mlp")}
-_KINDS = ("LUT", "carry", "FF", "LUT RAM", "multiplier", "block RAM", "SPRAM")
 
 
 def _measure(name: str) -> dict[str, Any]:
@@ -40,12 +40,12 @@ def _images_per_second(name: str, network: str, clock_mhz: float) -> float:
 
 def designs_text(results: Mapping[str, Any]) -> str:
     """A Markdown table, a row for each design that was measured: what it takes, its clock, and images a second at that clock."""
-    head = ["preset", "lanes", *_KINDS, "MHz required", "MHz reached", "network", "images/s"]
+    head = ["preset", "lanes", *KINDS, "MHz required", "MHz reached", "network", "images/s"]
     rows = [head, ["---"] + ["---:"] * (len(head) - 3) + ["---", "---:"]]
     for name, (required, network) in _DESIGNS.items():
         if (entry := results.get(f"design-{name}")) is not None:
             used = {row["name"]: f"{row['used']:g}" for row in entry["resources"]}
             clock = entry.get("fmax")
             rate = ["", network, ""] if clock is None else [f"{clock:.1f}", network, f"{_images_per_second(name, network, clock):.1f}"]
-            rows.append([name, str(entry["lanes"]), *(used.get(kind, "") for kind in _KINDS), f">= {required}", *rate])
+            rows.append([name, str(entry["lanes"]), *(used.get(kind, "") for kind in KINDS), f">= {required}", *rate])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
