@@ -19,7 +19,7 @@ BLOCK_RAM: dict[str, Any] = {"ram_style": "block", "no_rw_check": 1}
 
 
 class Ram(wiring.Component):
-    """One write port and one synchronous read port, in block RAM unless ``style`` allows for more.
+    """One write port and one synchronous read port, in block RAM.
 
     An instance of the Verilog module ``vitloom_ram`` and not an Amaranth ``Memory``, for two reasons: a ``Memory`` always has initial
     content, which takes minutes and megabytes to write out for a scratchpad; and as Verilog its attribute ``no_rw_check`` reaches
@@ -35,8 +35,6 @@ class Ram(wiring.Component):
     depth : int
     granularity : int
         Bits that one bit of ``write.en`` writes; 0 stands for the whole word.
-    style : str
-        ``block``, or ``auto`` where synthesis may take LUT RAM for a shallow memory.
 
     Members
     -------
@@ -44,8 +42,7 @@ class Ram(wiring.Component):
     write : ``en``, ``addr``, ``data`` in
     """
 
-    def __init__(self, *, shape, depth: int, granularity: int = 0, style: str = "block"):
-        self.style = style
+    def __init__(self, *, shape, depth: int, granularity: int = 0):
         self.width = Shape.cast(shape).width
         self.depth = depth
         self.granularity = granularity or self.width
@@ -68,7 +65,6 @@ class Ram(wiring.Component):
             p_LANE=self.granularity,
             p_DEPTH=self.depth,
             p_ADDRESS_BITS=ceil_log2(self.depth),
-            p_STYLE=self.style,
             i_clk=ClockSignal(),
             i_read_enable=self.read.en,
             i_read_address=self.read.addr,

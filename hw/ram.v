@@ -4,8 +4,7 @@ module vitloom_ram #(
     parameter WIDTH = 8,
     parameter LANE = 8,
     parameter DEPTH = 2,
-    parameter ADDRESS_BITS = 1,
-    parameter STYLE = "block"
+    parameter ADDRESS_BITS = 1
 ) (
     input clk,
     input read_enable,
@@ -15,7 +14,7 @@ module vitloom_ram #(
     input [ADDRESS_BITS-1:0] write_address,
     input [WIDTH-1:0] write_data
 );
-    (* ram_style = STYLE, no_rw_check *) reg [WIDTH-1:0] memory [0:DEPTH-1];
+    (* ram_style = "block", no_rw_check *) reg [WIDTH-1:0] memory [0:DEPTH-1];
     integer lane;
     always @(posedge clk) begin
         if (read_enable) read_data <= memory[read_address];

@@ -15,9 +15,6 @@ from .row_sum import row_sum_width
 
 __all__ = ["AccumulatorControl", "Accumulators", "ResultRead"]
 
-#: Rows up to which a device with few block RAMs had better spend LUT RAM.
-_SHALLOW = 64
-
 
 class AccumulatorControl(wiring.Signature):
     """What to do with a row of sums: ``valid``, ``row``, ``first`` (add it to zero), ``last`` (the total is a result)."""
@@ -106,9 +103,8 @@ class Accumulators(wiring.Component):
     def _accumulate(self, m: Module, control: list[data.View], added: Value, result: Value) -> None:
         """Add up ``added`` as ``control`` says in four cycles, to totals as wide as ``result``, in which they are when they are read."""
         shape, rows = result.shape(), self.config.accumulator_rows
-        style = "auto" if rows <= _SHALLOW else "block"
-        m.submodules.totals = totals = Ram(shape=shape, depth=rows, style=style)
-        m.submodules.results = results = Ram(shape=shape, depth=rows, style=style)
+        m.submodules.totals = totals = Ram(shape=shape, depth=rows)
+        m.submodules.results = results = Ram(shape=shape, depth=rows)
         fetch, store = totals.read, totals.write
         read, write = results.read, results.write
         before, total = (Signal(shape, name=name, reset_less=True) for name in ("before", "total"))
