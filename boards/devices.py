@@ -18,7 +18,8 @@ class Kind:
     Parameters
     ----------
     name : str
-        The same for all families: LUT, carry, FF, LUT RAM, multiplier, block RAM, SPRAM; and LUT sites, what those that share LUTs take.
+        The same for all families: LUT, carry, FF, LUT RAM, multiplier, block RAM, SPRAM; and LUT sites, what those that share LUTs take
+        (FF sites: those that cost flip-flops).
     label : str
         What the family calls it.
     cells : mapping of str to float
@@ -179,6 +180,8 @@ _GOWIN = Family(
         Kind(name="FF", label="DFF", cells={"DFF*": 1}),
         Kind(name="LUT RAM", label="RAM16SDP4", cells={"RAM16SDP*": 1}),
         Kind(name="LUT sites", label="LUT sites", cells={"LUT[1-4]": 1, "ALU": 1, "RAM16SDP*": 4}),
+        # nextpnr keeps the flip-flops beside a LUT RAM free.
+        Kind(name="FF sites", label="FF sites", cells={"DFF*": 1, "RAM16SDP*": 6}),
         Kind(name="multiplier", label="MULT18X18", cells={"MULT18X18": 1, "MULT9X9": 0.5, "MULT36X36": 4}),
         Kind(name="block RAM", label="BSRAM", cells={"SDP*": 1, "DP*": 1, "SP*": 1, "pROM*": 1}),
     ),
@@ -239,7 +242,8 @@ DEVICES: dict[str, Device] = {
             name="GW2A-18C",
             speed="C8/I7",
             family=_GOWIN,
-            available={"LUT": 20736, "carry": 20736, "FF": 15552, "LUT RAM": 648, "LUT sites": 20736, "multiplier": 48, "block RAM": 46},
+            available={"LUT": 20736, "carry": 20736, "FF": 15552, "LUT RAM": 648, "LUT sites": 20736}
+            | {"FF sites": 15552, "multiplier": 48, "block RAM": 46},
             block_ram_bytes=2 * _KIB,
             options=("--device", "GW2A-LV18PG256C8/I7", "--vopt", "family=GW2A-18C", "--vopt", "cst=pins"),
             pins='IO_LOC "clk" H11;\nIO_LOC "rst" T10;\nIO_LOC "i" T13;\nIO_LOC "o" M11;\n',

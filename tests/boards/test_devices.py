@@ -17,6 +17,9 @@ def test_patterns_join_the_kinds_of_a_flip_flop_and_half_block_rams():
     used = {use.kind.name: use.used for use in DEVICES["XC7A100T"].uses({"RAMB36E1": 1, "RAMB18E1": 1, "FDRE": 2, "LUT5": 1, "RAM32M": 1})}
     assert (used["block RAM"], used["FF"], used["LUT"], used["LUT RAM"], used["LUT sites"]) == (1.5, 2, 1, 4, 5)
 
+    used = {use.kind.name: use.used for use in DEVICES["GW2A-18C"].uses({"DFFE": 3, "LUT3": 1, "ALU": 1, "RAM16SDP4": 2})}
+    assert (used["FF"], used["FF sites"], used["LUT sites"]) == (3, 15, 10)
+
 
 def test_a_use_knows_its_share_and_its_excess():
     multiplier = next(use for use in DEVICES["GW2A-18C"].uses({"MULT18X18": 48, "MULT9X9": 24}) if use.kind.name == "multiplier")
