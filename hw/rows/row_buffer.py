@@ -41,7 +41,7 @@ class RowBuffer(wiring.Component):
     o : ``Out(Signature({"valid": Out(1), "last": Out(1), "data": Out(word), "scalar": Out(scalar)}))``
     """
 
-    latency = 4
+    latency = 5
 
     def __init__(self, word: ShapeLike, scalar: ShapeLike, *, words: int, delay: int):
         self.depth = 1 << ceil_log2(words + delay + 2)
@@ -76,10 +76,11 @@ class RowBuffer(wiring.Component):
         leaves = Signal()
         m.d.comb += leaves.eq(word_read.addr != ended)
         m.d.sync += word_read.addr.eq(word_read.addr + leaves)
-        found = delay(m, leaves, 1, name="found", reset_less=False)
-        with m.If(found & word_read.data.last):
+        found = delay(m, leaves, 2, name="found", reset_less=False)
+        early = delay(m, word_read.data, 1, name="early")
+        with m.If(found & early.last):
             m.d.sync += scalar_read.addr.eq(scalar_read.addr + 1)
-        word = delay(m, word_read.data, 2, name="word")
+        word = delay(m, early, 2, name="word")
         m.d.comb += [
             self.o.valid.eq(delay(m, found, 2, name="found_late", reset_less=False)),
             self.o.last.eq(word.last),
