@@ -71,7 +71,7 @@ class Board:
     spram : BoardSpram or None
         The same on a device whose memory is single-port RAM.
     tools, programmer : tuple of str, str
-        What ``build_top.sh`` calls, and what writes a bitstream to the board. No one is needed to write the project.
+        What ``build_top.sh`` calls, and the command that writes its bitstream to the board. No one is needed to write the project.
     note : str
         What does not work, with numbers; empty when all does.
     """
@@ -124,7 +124,7 @@ BOARDS: dict[str, Board] = {
             sdram=BoardSdram(chip=SdramChip(), pll=Pll(input=5, feedback=16, output=8), clock_hz=80e6, baud=BAUD),
             presets={"ulx3s-85f": 100.0, "ulx3s-85f-l16": None},
             tools=_ECP5_TOOLS,
-            programmer="openFPGALoader",
+            programmer="openFPGALoader -b ulx3s top.bit",
         ),
         Board(
             name="ecpix5-85f",
@@ -138,7 +138,7 @@ BOARDS: dict[str, Board] = {
             button=None,  # the reset button runs it again
             pll=Pll(input=2, feedback=1, output=12),
             tools=_ECP5_TOOLS,
-            programmer="openFPGALoader",
+            programmer="openFPGALoader -b ecpix5 top.bit",
         ),
         Board(
             name="icebreaker",
@@ -153,7 +153,7 @@ BOARDS: dict[str, Board] = {
             connector_resources="break_off_pmod",
             spram=BoardSpram(memory_bytes=64 << 10, clock_hz=12e6, baud=BAUD),
             tools=_ICE40_TOOLS,
-            programmer="iceprog",
+            programmer="iceprog top.bin",
             note="a serial core only; its memory is empty at power-up, so without a host (--uart) it runs no network",
         ),
         Board(
@@ -166,9 +166,10 @@ BOARDS: dict[str, Board] = {
             done=("led", 5, ""),
             error=None,  # the Dock has six lamps
             button=("button", 0),
+            spram=BoardSpram(memory_bytes=32 << 10, clock_hz=27e6, baud=BAUD),
             tools=_GOWIN_TOOLS,
-            programmer="openFPGALoader",
-            note="no bitstream: the four-lane core takes 52 block RAMs (vitloom synth --preset tang-primer-20k), the device has 46",
+            programmer="openFPGALoader -b tangprimer20k top.fs",
+            note="a serial core only",
         ),
         Board(
             name="arty-a7-100",

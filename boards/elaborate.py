@@ -31,7 +31,7 @@ from .top import HostTop
 __all__ = ["elaborate"]
 
 _GENERATOR = "vitloom"
-_NETWORK = "digits_vit"
+_NETWORK, _SERIAL_NETWORK = "digits_vit", "digits_mlp"
 
 
 def elaborate(
@@ -63,8 +63,8 @@ def elaborate(
     preset : str
         Where ``config`` comes from, for the record.
     program : Program or None
-        What the board runs, with an image of zeros; by default ``digits_vit`` on its first sample, or the self test of
-        :mod:`.jobs` on a board with too little memory for it.
+        What the board runs, with an image of zeros; by default ``digits_vit``, or ``digits_mlp`` on a serial core, on its first sample,
+        or the self test of :mod:`.jobs` on a board with too little memory for it.
     bus : str or None
         A name in :data:`..hw.bus.core.BUSES`: what ``core.v`` has in place of the core's own ports. Not with a board.
     uart : bool
@@ -107,12 +107,16 @@ def elaborate(
 
 
 def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
-    """What the board runs: ``program``; or ``digits_vit`` on its first sample, or the self test where that is too large."""
-    if program is None and config.serial:
+    """What the board runs: ``program``; or a network for digits on its first sample, or the self test where there is no room for one.
+
+    The single-port RAM of an iCE40UP5K, all of its room, is empty at power-up.
+    """
+    if program is None and target.device.spram_bytes:
         job = self_test_job(config)
     elif program is None:
-        network = integer_network(_NETWORK)
-        image = patches(network.image, samples(_NETWORK)[0][:1])[0]
+        name = _SERIAL_NETWORK if config.serial else _NETWORK
+        network = integer_network(name)
+        image = patches(network.image, samples(name)[0][:1])[0]
         compiled = compile_network(network, config)
         job = network_job(compiled, compiled.layouts[compiled.input].pack(image))
         if job.memory_bytes(config) > target.device.memory_bytes:

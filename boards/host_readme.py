@@ -12,7 +12,8 @@ __all__ = ["host_readme"]
 
 #: What a tool is called by the scripts of the project, and by its package.
 _PACKAGED = {
-    tool: f"{tool.upper().replace('-', '_')}=yowasp-{tool}" for tool in ("yosys", "nextpnr-ecp5", "ecppack", "nextpnr-ice40", "icepack")
+    tool: f"{tool.upper().replace('-', '_')}=yowasp-{tool}"
+    for tool in ("yosys", "nextpnr-ecp5", "ecppack", "nextpnr-ice40", "icepack", "nextpnr-himbaechel-gowin")
 }
 
 
@@ -22,7 +23,6 @@ def host_readme(target: Board, config: CoreConfig, preset: str) -> str:
     assert memory is not None
     serial = target.sdram is None
     parts, network = ("Serial core, its memory", "digits_mlp") if serial else ("Core, SDRAM controller", "digits_vit")
-    load = f"{target.programmer} top.bin" if serial else f"{target.programmer} -b {target.name.partition('-')[0]} top.bit"
     base = asdict(PRESETS[preset]) if preset in PRESETS else {}
     # The host asks the device how wide its memory port is.
     changed = {
@@ -38,11 +38,11 @@ Lamps: `{target.busy[0]}` {target.busy[1]} while the board sends, `{target.done[
 1. Build (`pip install "vitloom[fpga]"`), minutes:
 
        cd board
-       {" ".join(_PACKAGED[tool] for tool in target.tools)} sh build_top.sh
+       {" ".join(_PACKAGED[tool] for tool in target.tools if tool in _PACKAGED)} sh build_top.sh
 
-2. Load{"" if serial else ", until power is off"}:
+2. Load{", until power is off" if target.programmer.startswith("openFPGALoader") else ""}:
 
-       {load}
+       {target.programmer}
 
 3. Run (`pip install "vitloom[host]"`; the port is /dev/ttyUSB0, COM3, ...):
 

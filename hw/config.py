@@ -297,6 +297,19 @@ _LFE5U_85F = CoreConfig(
     program_depth=256,
     memory_bytes_per_cycle=8,
 )
+#: A serial core, for small devices.
+_SERIAL = CoreConfig(
+    lanes=4,
+    modes=("int8",),
+    scratchpad_bytes=64 << 10,
+    accumulator_rows=64,
+    constant_channels=256,
+    map_rows=0,
+    program_depth=32,
+    memory_bytes_per_cycle=2,
+    memory_latency=2,
+    serial=True,
+)
 #: Named configurations. Each board of ``boards/`` has a preset of its name.
 PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes in LANES} | {
     # With binary operands Q.K^T is one k tile for every head, and most GEMMs are few: the epilogue takes a row a cycle.
@@ -319,30 +332,9 @@ PRESETS: dict[str, CoreConfig] = {f"l{lanes}": CoreConfig(lanes=lanes) for lanes
         memory_bytes_per_cycle=2,
     ),
     "ecpix5-85f": _LFE5U_85F,
-    # Scratchpad and external memory have two of the four single-port RAMs of an iCE40UP5K each.
-    "icebreaker": CoreConfig(
-        lanes=4,
-        modes=("int8",),
-        scratchpad_bytes=64 << 10,
-        accumulator_rows=64,
-        constant_channels=256,
-        map_rows=0,
-        program_depth=32,
-        memory_bytes_per_cycle=2,
-        memory_latency=2,
-        serial=True,
-    ),
-    "tang-primer-20k": CoreConfig(
-        lanes=4,
-        scratchpad_bytes=16 << 10,
-        banks=4,
-        accumulator_rows=32,
-        constant_channels=256,
-        norm_channels=128,
-        map_rows=0,
-        program_depth=512,
-        memory_bytes_per_cycle=2,
-    ),
+    # Scratchpad and external memory have two of the four single-port RAMs of an iCE40UP5K each, or 16 of 46 block RAMs of a GW2A-18C.
+    "icebreaker": _SERIAL,
+    "tang-primer-20k": replace(_SERIAL, scratchpad_bytes=32 << 10),
     "arty-a7-100": _LFE5U_85F,
 }
 

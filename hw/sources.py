@@ -8,8 +8,12 @@ from typing import Any
 __all__ = ["add_source"]
 
 
+#: Devices for which files have texts of their own: what is defined for them, by the family of the board's platform.
+_DEFINED = {"ecp5": "VITLOOM_ECP5", "iCE40": "VITLOOM_ICE40"}
+
+
 def add_source(platform: Any, source: Path) -> None:
-    """Add a file to the project of a board, once; with ``VITLOOM_ECP5`` defined in front of it where its cells may be those of an ECP5."""
+    """Add a file to the project of a board, once, with the name of the device's family defined in front of it."""
     if platform is not None and source.name not in platform.extra_files:
-        is_ecp5 = getattr(platform, "family", "") == "ecp5"
-        platform.add_file(source.name, "`define VITLOOM_ECP5\n" * is_ecp5 + source.read_text())
+        defined = _DEFINED.get(getattr(platform, "family", ""))
+        platform.add_file(source.name, (f"`define {defined}\n" if defined else "") + source.read_text())

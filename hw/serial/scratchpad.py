@@ -10,11 +10,12 @@ from amaranth.utils import ceil_log2
 from ..arith import delay
 from ..config import CoreConfig
 from ..scratchpad import READ_LATENCY, scratchpad_members
+from ..sources import add_source
 
 __all__ = ["SINGLE_PORT_SOURCE", "SerialScratchpad", "SinglePortRam"]
 
 #: Verilog of the module that :class:`SinglePortRam` instantiates.
-SINGLE_PORT_SOURCE = Path(__file__).with_name("ram.v")
+SINGLE_PORT_SOURCE = Path(__file__).with_name("single_port_ram.v")
 
 
 class SinglePortRam(wiring.Component):
@@ -44,8 +45,7 @@ class SinglePortRam(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        if platform is not None and "single_port_ram.v" not in platform.extra_files:
-            platform.add_file("single_port_ram.v", SINGLE_PORT_SOURCE.read_text())
+        add_source(platform, SINGLE_PORT_SOURCE)
         m.submodules.ram = Instance(
             "vitloom_single_port_ram",
             p_WIDTH=self.width,

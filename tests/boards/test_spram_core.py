@@ -1,6 +1,8 @@
 # amaranth: UnusedElaboratable=no
 """Digits through the pins of a board without a memory chip: UART, serial core, single-port RAM."""
 
+import os
+
 import cocotb
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from vitloom.sim.runner import build, run
 from vitloom.sim.streams import reset, start_clock
 from vitloom.sim.uart import SimulatedTransport, Uart
 
-BOARD = BOARDS["icebreaker"]
+BOARD = BOARDS[os.environ.get("BOARD", "icebreaker")]
 CONFIG = PRESETS[BOARD.name]
 DIVISOR = divisor(BOARD.spram.clock_hz, BOARD.spram.baud)
 NETWORK = "digits_mlp"
@@ -61,8 +63,11 @@ async def digits_are_classified_through_the_pins(dut):
     assert device.retries == 0
 
 
-def test_ten_digits_through_uart_and_single_port_ram(tmp_path):
-    run(build(SpramCore(CONFIG, BOARD.spram.memory_bytes, DIVISOR), name="spram_core"), __file__, test_dir=tmp_path, seed=1)
+@pytest.mark.parametrize("name", ["icebreaker", "tang-primer-20k"])
+def test_ten_digits_through_uart_and_single_port_ram(name, tmp_path):
+    spram = BOARDS[name].spram
+    core = SpramCore(PRESETS[name], spram.memory_bytes, divisor(spram.clock_hz, spram.baud))
+    run(build(core, name="spram_core"), __file__, test_dir=tmp_path, seed=1, env={"BOARD": name})
 
 
 def test_the_memory_has_a_size_that_addresses_have():

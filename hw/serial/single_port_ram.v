@@ -1,4 +1,4 @@
-// Memory with one port: a read or a write in a cycle, 16 bits wide on the inside, so that it maps to single-port blocks of that width.
+// Memory with one port: a read or a write in a cycle. An iCE40UP5K (read this with VITLOOM_ICE40 defined for one) has large blocks for it.
 module vitloom_single_port_ram #(
     parameter WIDTH = 16,
     parameter DEPTH = 2,
@@ -11,7 +11,11 @@ module vitloom_single_port_ram #(
     input [WIDTH-1:0] write_data,
     output reg [WIDTH-1:0] read_data
 );
+`ifdef VITLOOM_ICE40
     (* ram_style = "huge" *) reg [WIDTH-1:0] memory [0:DEPTH-1];
+`else
+    (* ram_style = "block" *) reg [WIDTH-1:0] memory [0:DEPTH-1];
+`endif
     always @(posedge clk)
         if (enable) begin
             if (write) memory[address] <= write_data;
