@@ -14,6 +14,8 @@ from .jobs import CLASSES, LOGIT_BYTES
 __all__ = ["Host", "LargestLogit"]
 
 _LOGIT_BITS = 8 * LOGIT_BYTES
+#: Words of a program that need no block RAM. nextpnr finds hold times violated between flip-flops and a block RAM as ROM of a GW2A.
+_SMALL = 256
 
 
 class Host(wiring.Component):
@@ -35,7 +37,8 @@ class Host(wiring.Component):
     def __init__(self, config: CoreConfig, instructions: tuple[int, ...]):
         words = [instruction >> 32 * j & 0xFFFF_FFFF for instruction in instructions for j in range(isa.INSTRUCTION_WORDS)]
         self.config = config
-        self.rom = Memory(shape=32, depth=len(words), init=words, attrs={"rom_style": "block"})
+        style = "block" if len(words) > _SMALL else "logic"
+        self.rom = Memory(shape=32, depth=len(words), init=words, attrs={"rom_style": style})
         super().__init__({"start": In(1), "busy": Out(1), "done": Out(1), "error": Out(1), "control": Out(ControlPort())})
 
     def elaborate(self, platform):

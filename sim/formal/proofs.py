@@ -154,14 +154,14 @@ PROOFS: dict[str, Proof] = {
         mistakes=(_TURNS,),
         quick=False,
     ),
-    "load": Proof(rules=LoadRules, unit=LoadEngine, settings={"words": 2}, method="bmc", depth=14, cover=26, mistakes=_LOADS),
+    "load": Proof(rules=LoadRules, unit=LoadEngine, settings={"words": 2}, method="bmc", depth=26, cover=26, mistakes=_LOADS),
     "store": Proof(
         rules=StoreRules,
         unit=StoreEngine,
         settings={"words": 2, "words_ahead": 2},
         method="bmc",
-        depth=14,
-        cover=26,
+        depth=30,
+        cover=46,
         mistakes=_STORES,
     ),
     "queues": Proof(
