@@ -26,12 +26,12 @@ from .board_design import route_board, synthesize_board
 from .devices import DEFAULT_DEVICE, DEVICES, Device, Use
 from .devices import device as find_device
 from .liberty import read_library
-from .out_of_context import CELLS, EXTRA, SYNTHESIS, TARGET_MHZ, route, synthesize
+from .out_of_context import EXTRA, SYNTHESIS, TARGET_MHZ, route, synthesize
 from .sdram import BUS_BYTES
 from .tools import find_tool
 from .top import HostTop
 
-__all__ = ["BOARD", "UNITS", "synth", "synth_cells", "table", "units", "whole"]
+__all__ = ["BOARD", "UNITS", "synth", "synth_cells", "units", "whole"]
 
 #: What can be synthesised alone.
 UNITS: dict[str, Callable[[CoreConfig], wiring.Component]] = {
@@ -163,15 +163,6 @@ def synth_cells(
         result |= {"macs_per_cycle": _macs(config), "kge_per_mac": round(result["kge"] / macs, 3), "gops": round(gops, 2)}
         result["gops_per_mm2"] = round(gops / (result["area_um2"] / 1e6), 1)
     return result
-
-
-def table(results: Iterable[dict[str, Any]]) -> str:
-    """A Markdown table of results of :func:`synth` on an ECP5, a row each."""
-    rows = [["unit", "L", *CELLS, "Fmax (MHz)"], ["---"] + ["---:"] * (len(CELLS) + 2)]
-    for entry in results:
-        clock = f"{entry['fmax']:.0f}" if "fmax" in entry else ""
-        rows.append([entry["unit"], str(entry["lanes"]), *(str(entry["cells"][cell]) for cell in CELLS), clock])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def _check_board(preset: str, board: Board | None, device: str | None) -> Board:

@@ -12,7 +12,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ..boards.synth import UNITS, synth, table
+from ..boards.out_of_context import CELLS
+from ..boards.synth import UNITS, synth
 from ..hw.config import preset
 from ..model.golden import predict
 from ..model.networks import integer_network, samples
@@ -34,6 +35,7 @@ from .bench_low_bit import LOW_BIT_RUNS, low_bit, low_bit_text
 from .bench_modes import MODE_SETS, modes_text, resources_of_modes
 from .bench_networks import NETWORKS, RUNS, networks_text
 from .formal.proofs import formal, formal_text
+from .markdown import markdown
 from .simulate import simulate
 
 __all__ = ["PARTS", "main", "render"]
@@ -108,58 +110,62 @@ PARTS: dict[str, Callable[[], Any]] = {
 }
 
 
+def _resources_text(results: Mapping[str, Any]) -> str:
+    """A Markdown table: the units, a row each."""
+    rows = [["unit", "L", *CELLS, "Fmax (MHz)"], ["---"] + ["---:"] * (len(CELLS) + 2)]
+    for entry in (results[unit] for unit in UNITS if unit in results):
+        clock = f"{entry['fmax']:.0f}" if "fmax" in entry else ""
+        rows.append([entry["unit"], str(entry["lanes"]), *(str(entry["cells"][cell]) for cell in CELLS), clock])
+    return markdown(rows)
+
+
+def _simulation_text(results: Mapping[str, Any]) -> str:
+    """A Markdown table: the runs of :func:`simulation`."""
+    rows = [["preset", "cycles an image", "utilisation", "cycles a second", "values and cycles"], ["---", "---:", "---:", "---:", "---"]]
+    for entry in results["simulation"]:
+        verdict = "equal" if entry["agreed"] else "DIFFERENT"
+        figures = str(entry["cycles"]), f"{100 * entry['utilization']:.1f} %", str(entry["cycles_per_second"])
+        rows.append([entry["preset"], *figures, verdict])
+    return markdown(rows)
+
+
+def _accuracy_text(results: Mapping[str, Any]) -> str:
+    entry = results["accuracy"]
+    return f"{entry['network']}: {entry['correct']} of {entry['images']} test images.\n"
+
+
+#: By name of a table: the parts of which it needs one, and what writes it.
+_TABLES: dict[str, tuple[Collection[str], Callable[[Mapping[str, Any]], str]]] = {
+    "resources": (UNITS, _resources_text),
+    "simulation": (("simulation",), _simulation_text),
+    "formal": (("formal",), lambda results: formal_text(results["formal"])),
+    "accuracy": (("accuracy",), _accuracy_text),
+    "networks": (NETWORKS, networks_text),
+    "low_bit": (("low_bit", *LOW_BIT_RUNS), low_bit_text),
+    "elements": (ELEMENTS, elements_text),
+    "bus": (BUS_PARTS, bus_text),
+    "uart": (("uart",), uart_text),
+    "sdram": ([part for part in BOARD_PARTS if part != "uart"], sdram_text),
+    "modes": (MODE_SETS, modes_text),
+    "designs": (DESIGN_RUNS, designs_text),
+    "devices": (DEVICE_RUNS, devices_text),
+    "asic": (ASIC_RUNS, asic_text),
+    "asic_units": (ASIC_RUNS, asic_units_text),
+}
+
+
 def render(results: Mapping[str, Any], document: str, tables: Sequence[str]) -> str:
     """``document`` with new text between ``<!-- bench TABLE -->`` and ``<!-- end -->`` for those of ``tables`` with results."""
-    texts = _texts(results)
-    for name in texts.keys() & tables:
+    for name in tables:
+        parts, write = _TABLES[name]
+        if results.keys().isdisjoint(parts):
+            continue
         pattern = rf"(<!-- bench {name} -->\n).*?(<!-- end -->)"
-        document, count = re.subn(pattern, lambda match, text=texts[name]: match[1] + text + match[2], document, flags=re.S)
+        text = write(results)
+        document, count = re.subn(pattern, lambda match, text=text: match[1] + text + match[2], document, flags=re.S)
         if count != 1:
             raise ValueError(f"the document must have the mark '<!-- bench {name} -->' once, not {count} times")
     return document
-
-
-def _texts(results: Mapping[str, Any]) -> dict[str, str]:
-    """The tables that there are results for, by name."""
-    texts = {}
-    if units := [results[unit] for unit in UNITS if unit in results]:
-        texts["resources"] = table(units)
-    if "simulation" in results:
-        rows = [
-            f"| {entry['preset']} | {entry['cycles']} | {100 * entry['utilization']:.1f} % | {entry['cycles_per_second']} | "
-            f"{'equal' if entry['agreed'] else 'DIFFERENT'} |\n"
-            for entry in results["simulation"]
-        ]
-        texts["simulation"] = (
-            "| preset | cycles an image | utilisation | cycles a second | values and cycles |\n| --- | ---: | ---: | ---: | --- |\n"
-            + "".join(rows)
-        )
-    if "formal" in results:
-        texts["formal"] = formal_text(results["formal"])
-    if "accuracy" in results:
-        entry = results["accuracy"]
-        texts["accuracy"] = f"{entry['network']}: {entry['correct']} of {entry['images']} test images.\n"
-    if NETWORKS.keys() & results.keys():
-        texts["networks"] = networks_text(results)
-    if (LOW_BIT_RUNS.keys() | {"low_bit"}) & results.keys():
-        texts["low_bit"] = low_bit_text(results)
-    if ELEMENTS.keys() & results.keys():
-        texts["elements"] = elements_text(results)
-    if BUS_PARTS.keys() & results.keys():
-        texts["bus"] = bus_text(results)
-    if "uart" in results:
-        texts["uart"] = uart_text(results)
-    if any(name.startswith("sdram-") for name in results):
-        texts["sdram"] = sdram_text(results)
-    if MODE_SETS.keys() & results.keys():
-        texts["modes"] = modes_text(results)
-    if DESIGN_RUNS.keys() & results.keys():
-        texts["designs"] = designs_text(results)
-    if DEVICE_RUNS.keys() & results.keys():
-        texts["devices"] = devices_text(results)
-    if ASIC_RUNS.keys() & results.keys():
-        texts |= {"asic": asic_text(results), "asic_units": asic_units_text(results)}
-    return texts
 
 
 def _store(path: Path, found: dict[str, Any]) -> dict[str, Any]:

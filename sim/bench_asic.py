@@ -10,6 +10,7 @@ from typing import Any
 
 from ..boards.synth import synth_cells
 from ..hw.config import MODES, PACKING, preset
+from .markdown import markdown
 
 __all__ = ["ASIC_RUNS", "LIBERTY", "asic_text", "asic_units_text"]
 
@@ -54,7 +55,7 @@ def asic_text(results: Mapping[str, Any]) -> str:
             figures += [f"{entry['memory_bits'] / 8192:.0f}", f"{entry['area_um2'] / 1e6:.2f}", f"{entry['path_ps'] / 1e3:.2f}"]
             figures += [f"{entry['mhz']:.0f}", f"{entry['gops_per_mm2']:.1f}", f"{densest * entry['gops_per_mm2']:.1f}"]
             rows.append([str(entry["lanes"]), ", ".join(modes), *figures])
-    return _table(rows)
+    return markdown(rows)
 
 
 def asic_units_text(results: Mapping[str, Any]) -> str:
@@ -66,8 +67,4 @@ def asic_units_text(results: Mapping[str, Any]) -> str:
         each = [entry["units"].get(unit) for entry in found]
         if any(row and row["kge"] >= 0.5 for row in each):
             rows.append([unit.removeprefix(_TOP), *(f"{row['kge']:.1f}; {row['path_ps'] / 1e3:.2f}" if row else "" for row in each)])
-    return _table(rows)
-
-
-def _table(rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown(rows)

@@ -12,30 +12,33 @@ from ..compiler.compile import compile_network
 from ..hw.config import preset
 from ..model.networks import network_structure
 from .bench_devices import KINDS
+from .markdown import markdown
 from .report import report
 from .sdram import board_controller, with_sdram
 
-__all__ = ["DESIGN_RUNS", "designs_text"]
+__all__ = ["DESIGN_RUNS", "designs_text", "with_rate"]
 
 #: By preset: MHz that are required, and a network to run.
 _DESIGNS = {"ulx3s-85f": (100, "digits_vit"), "ulx3s-85f-l16": (80, "deit_tiny"), "icebreaker": (12, "digits_mlp")}
 
 
+def with_rate(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """``entry`` with images a second at the clock that it reached: of the timing model, with the memory that the board has then."""
+    if (clock := entry.get("fmax")) is None:
+        return entry
+    config, target = preset(name), board_of(name)
+    if target is not None and target.sdram is not None:
+        config = with_sdram(config, board_controller(target.name, name, clock))
+    program = compile_network(network_structure(_DESIGNS[name][1]), config)
+    return entry | {"images_per_second": report(program, preset=name, clock_mhz=clock)["total"]["frames_per_second"]}
+
+
 def _measure(name: str) -> dict[str, Any]:
-    return synth(preset(name), preset=name, unit=BOARD, pnr=True)
+    return with_rate(name, synth(preset(name), preset=name, unit=BOARD, pnr=True))
 
 
 #: A part for each design.
 DESIGN_RUNS = {f"design-{name}": partial(_measure, name) for name in _DESIGNS}
-
-
-def _images_per_second(name: str, network: str, clock_mhz: float) -> float:
-    """Of the timing model, with the memory that the board has at that clock."""
-    config, target = preset(name), board_of(name)
-    if target is not None and target.sdram is not None:
-        config = with_sdram(config, board_controller(target.name, name, clock_mhz))
-    program = compile_network(network_structure(network), config)
-    return report(program, preset=name, clock_mhz=clock_mhz)["total"]["frames_per_second"]
 
 
 def designs_text(results: Mapping[str, Any]) -> str:
@@ -45,7 +48,8 @@ def designs_text(results: Mapping[str, Any]) -> str:
     for name, (required, network) in _DESIGNS.items():
         if (entry := results.get(f"design-{name}")) is not None:
             used = {row["name"]: f"{row['used']:g}" for row in entry["resources"]}
-            clock = entry.get("fmax")
-            rate = ["", network, ""] if clock is None else [f"{clock:.1f}", network, f"{_images_per_second(name, network, clock):.1f}"]
+            rate = ["", network, ""]
+            if "fmax" in entry:
+                rate = [f"{entry['fmax']:.1f}", network, f"{entry['images_per_second']:.1f}"]
             rows.append([name, str(entry["lanes"]), *(used.get(kind, "") for kind in KINDS), f">= {required}", *rate])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown(rows)

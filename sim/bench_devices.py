@@ -9,6 +9,7 @@ from typing import Any
 from ..boards import BOARDS
 from ..boards.synth import synth
 from ..hw.config import preset
+from .markdown import markdown
 
 __all__ = ["DEVICE_RUNS", "KINDS", "devices_text"]
 
@@ -33,4 +34,4 @@ def devices_text(results: Mapping[str, Any]) -> str:
             found = {row["name"]: f"{row['used']:g} of {row['available']}" for row in entry["resources"]}
             macs, fits = max(entry["macs_per_cycle"].values()), "no" if entry["does_not_fit"] else "yes"
             rows.append([entry["preset"], entry["device"], str(macs), *(found.get(kind, "") for kind in KINDS), fits])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown(rows)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..boards.synth import synth
 from ..hw.config import preset
+from .markdown import markdown
 
 __all__ = ["ELEMENTS", "SYSTARS", "elements_text", "resources_of_elements"]
 
@@ -35,7 +36,7 @@ def elements_text(results: Mapping[str, Any]) -> str:
             rows.append(_row(what, entry["cells"], elements, f"measured, `{part}`: the whole unit over {elements}"))
         else:
             rows.append([what, *["not measured"] * (len(head) - 1)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown(rows)
 
 
 def _row(what: str, cells: Mapping[str, int], elements: int, source: str) -> list[str]:

@@ -13,6 +13,7 @@ from ..hw import isa
 from ..model.architectures import LOW_BIT_NETWORKS
 from ..model.networks import network_structure
 from .bench_networks import RUN_COLUMNS, UNMEASURED, Case, grouped, percent, rtl, run_cells
+from .markdown import markdown
 from .report import report
 
 __all__ = ["LOW_BIT_CASES", "LOW_BIT_RUNS", "LowBitCase", "low_bit", "low_bit_text", "weight_bytes"]
@@ -96,7 +97,7 @@ def low_bit_text(results: Mapping[str, Any]) -> str:
     head = ["network", "memory", "required", "tile limit", "timing model", "utilisation", "weights loaded", "of int8's", *RUN_COLUMNS]
     rules = ["---"] * 3 + ["---:"] * 5 + ["---", "---:", "---:", "---", "---:"]
     rows = [head, rules, *(_row(case, results) for case in LOW_BIT_CASES)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown(rows)
 
 
 def _row(case: LowBitCase, results: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..boards.synth import synth
 from ..hw.config import MODES, NARROW, PACKING, preset
+from .markdown import markdown
 
 __all__ = ["MODE_SETS", "OTHERS", "Limit", "finn_luts", "macs_per_element", "modes_text", "resources_of_modes"]
 
@@ -98,7 +99,7 @@ def modes_text(results: Mapping[str, Any]) -> str:
     here = _Other(what="MACs a cycle, int8 = 1", figures=own, origin="measured", source="this array, `tests/sim/test_bench_modes.py`")
     for other in (here, *OTHERS):
         others.append([other.what, *(other.figures.get(mode, "") for mode in modes), other.origin, other.source])
-    return "\n\n".join("\n".join(f"| {' | '.join(row)} |" for row in table) for table in (rows, others)) + "\n"
+    return "\n".join(markdown(table) for table in (rows, others))
 
 
 def _row(name: str, results: Mapping[str, Any]) -> list[str]:
