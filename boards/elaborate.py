@@ -24,14 +24,13 @@ from ..model.networks import integer_network, samples
 from . import Board, fusesoc
 from . import board as find_board
 from .host_readme import host_readme
-from .jobs import Job, network_job, self_test_job
+from .jobs import Job, digits_network, network_job, self_test_job
 from .project import board_plan
 from .top import HostTop
 
 __all__ = ["elaborate"]
 
 _GENERATOR = "vitloom"
-_NETWORK, _SERIAL_NETWORK = "digits_vit", "digits_mlp"
 
 
 def elaborate(
@@ -114,7 +113,7 @@ def _job(config: CoreConfig, target: Board, program: Program | None) -> Job:
     if program is None and target.device.spram_bytes:
         job = self_test_job(config)
     elif program is None:
-        name = _SERIAL_NETWORK if config.serial else _NETWORK
+        name = digits_network(config)
         network = integer_network(name)
         image = patches(network.image, samples(name)[0][:1])[0]
         compiled = compile_network(network, config)

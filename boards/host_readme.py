@@ -7,6 +7,7 @@ from dataclasses import asdict
 from ..hw.config import PRESETS, CoreConfig
 from . import Board
 from .frames import BAUD
+from .jobs import digits_network
 
 __all__ = ["host_readme"]
 
@@ -21,8 +22,7 @@ def host_readme(target: Board, config: CoreConfig, preset: str) -> str:
     """Markdown; ``config`` is ``preset`` with what differs as settings."""
     memory = target.sdram or target.spram
     assert memory is not None
-    serial = target.sdram is None
-    parts, network = ("Serial core, its memory", "digits_mlp") if serial else ("Core, SDRAM controller", "digits_vit")
+    parts = f"{'Serial core' if config.serial else 'Core'}, {'its memory' if target.sdram is None else 'SDRAM controller'}"
     base = asdict(PRESETS[preset]) if preset in PRESETS else {}
     # The host asks the device how wide its memory port is.
     changed = {
@@ -46,7 +46,7 @@ Lamps: `{target.busy[0]}` {target.busy[1]} while the board sends, `{target.done[
 
 3. Run (`pip install "vitloom[host]"`; the port is /dev/ttyUSB0, COM3, ...):
 
-       vitloom run {network} --port /dev/ttyUSB0{baud} --preset {preset}{settings} --samples 10
+       vitloom run {digits_network(config)} --port /dev/ttyUSB0{baud} --preset {preset}{settings} --samples 10
 
 Configuration {config.fingerprint:#010x}: a core with another one refuses the programs, and says so.
 """

@@ -11,7 +11,7 @@ from ..compiler.program import Instruction, Program
 from ..hw import isa
 from ..hw.config import CoreConfig
 
-__all__ = ["CLASSES", "LOGIT_BYTES", "Job", "network_job", "self_test_job"]
+__all__ = ["CLASSES", "LOGIT_BYTES", "Job", "digits_network", "network_job", "self_test_job"]
 
 #: Classes that four lamps can show.
 CLASSES = 16
@@ -53,6 +53,11 @@ class Job:
         sums = 2 * config.accumulator_rows * config.lanes * 4
         constants = config.constant_channels * isa.CONSTANT_BYTES + config.norm_channels * isa.NORM_BYTES
         return len(self.memory) + config.scratchpad_words * config.lanes + instructions + sums + constants
+
+
+def digits_network(config: CoreConfig) -> str:
+    """Name of the network for digits that a core can run."""
+    return "digits_mlp" if config.serial else "digits_vit"
 
 
 def network_job(program: Program, image: bytes = b"") -> Job:
